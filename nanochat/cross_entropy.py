@@ -1,0 +1,99 @@
+"""The loss without the table of logits: project, softcap and compare a few rows at a time.
+
+Called by gpt.py. A batch of N tokens has N x V logits; at N=2048, V=4096 that is 34 MB in fp32,
+several times over in a plain backward pass. Here a chunk of rows is projected, its loss and its
+gradient are computed on the spot, and the chunk is forgotten.
+
+    z = x @ W.T               (N, C) @ (C, V) -> (N, V)
+    u = cap * tanh(z / cap)   the softcap keeps every logit inside (-cap, cap); cap 0 leaves z
+    loss = logsumexp(u) - u[target]
+    d loss / d u = softmax(u) - onehot(target);   d u / d z = 1 - (u / cap)^2
+
+N tokens, C channels, V vocabulary rows (padding rows included, never predicted).
+Source of the idea: chunked ("cut") cross-entropy, Wijmans et al. 2024.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORE = -1  # a target that is not graded
+CHUNK_ROWS = 512
+
+
+def capped_logits(x: Tensor, weight: Tensor, cap: float, vocab_size: int) -> Tensor:
+    """(N, C) activations -> (N, V) fp32 logits, padding rows cut off."""
+    z = (x @ weight.to(x.dtype).mT).float()  # (N, V)
+    z = z[..., :vocab_size]
+    return cap * torch.tanh(z / cap) if cap else z
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Mean loss over graded targets, its gradients made during the forward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size: int
+    ) -> Tensor:
+        w = weight.to(x.dtype)
+        graded = targets != IGNORE
+        scale = 1.0 / graded.sum().clamp(min=1).float()
+        total = torch.zeros((), device=x.device)
+        dx, dw = torch.empty_like(x), torch.zeros_like(weight)
+        for start in range(0, len(x), CHUNK_ROWS):
+            rows = slice(start, start + CHUNK_ROWS)
+            u = (x[rows] @ w.mT).float()  # (n, V)
+            if cap:
+                u = u.div_(cap).tanh_()
+            slope = 1 - u * u if cap else None
+            if cap:
+                u = u.mul_(cap)
+            if vocab_size < u.size(1):
+                u[:, vocab_size:] = float("-inf")
+            target = targets[rows].clamp(min=0)[:, None]  # (n, 1)
+            lse = u.logsumexp(1, keepdim=True)
+            keep = graded[rows, None] * scale
+            total += ((lse - u.gather(1, target)) * keep).sum()
+            du = u.sub_(lse).exp_()
+            du.scatter_add_(1, target, torch.full_like(keep, -1.0))
+            du.mul_(keep)
+            if slope is not None:
+                du.mul_(slope)
+            du = du.to(x.dtype)
+            torch.mm(du, w, out=dx[rows])
+            dw += du.mT @ x[rows]
+        ctx.save_for_backward(dx, dw)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Any:
+        dx, dw = ctx.saved_tensors
+        scale = upstream[0]
+        return dx * scale.to(dx.dtype), dw * scale, None, None, None
+
+
+def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size: int) -> Tensor:
+    """Mean nats per graded target: x (N, C), weight (V, C), targets (N,) with -1 for "ignore".
+
+    With no graded target at all the loss is 0 and so is its gradient, never NaN.
+    """
+    if torch.is_grad_enabled():
+        return _ChunkedLoss.apply(x, weight, targets, cap, vocab_size)
+    nats = token_losses(x, weight, targets, cap, vocab_size)
+    return nats.sum() / (targets != IGNORE).sum().clamp(min=1)
+
+
+@torch.no_grad()
+def token_losses(x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size: int) -> Tensor:
+    """Nats of each target, (N,); 0 where the target is ignored. For evaluation: no gradients."""
+    losses = []
+    for start in range(0, len(x), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        logits = capped_logits(x[rows], weight, cap, vocab_size)
+        losses.append(
+            torch.nn.functional.cross_entropy(
+                logits, targets[rows], ignore_index=IGNORE, reduction="none"
+            )
+        )
+    return torch.cat(losses)

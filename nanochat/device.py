@@ -1,0 +1,66 @@
+"""What we run on: which device, which number format, how fast its matrix multiply really is.
+
+Read: pick_device -> pick_dtype -> gemm_gflops. Nothing is probed on import.
+"""
+
+import time
+
+import torch
+
+from nanochat.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class DeviceMissing(UserError):
+    """A device or a number format was asked for that this machine does not have."""
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """`auto` takes CUDA, then Apple's MPS, then the processor."""
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if cuda else "mps" if mps else "cpu"
+    if (name.startswith("cuda") and not cuda) or (name == "mps" and not mps):
+        raise DeviceMissing(f"--device {name}: this machine has none; use --device cpu")
+    return torch.device(name)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """True where bfloat16 products run in hardware.
+
+    Without AVX512-BF16 or AMX a processor emulates them, measured 44 to 499 times slower than
+    fp32 (pytorch issue 146508), so the flag of the instruction set decides, not a hope.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        flags = torch.cpu.get_capabilities()
+        return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
+    return False
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto`, fp32, bf16 or fp16 -> the number format for activations; weights stay fp32."""
+    if name == "auto":
+        return torch.bfloat16 if has_fast_bf16(device) else torch.float32
+    if name not in DTYPES:
+        raise DeviceMissing(f"--dtype {name}: choose auto, {', '.join(DTYPES)}")
+    if name == "fp16" and device.type == "cpu":
+        raise DeviceMissing("--dtype fp16 on a processor runs 100 times slower; use fp32 or bf16")
+    return DTYPES[name]
+
+
+def gemm_gflops(
+    device: torch.device, dtype: torch.dtype = torch.float32, size: int = 2048, rounds: int = 5
+) -> float:
+    """Median speed of a (size, size) @ (size, size) product, in 10^9 operations a second."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    seconds = []
+    for _ in range(rounds + 1):  # the first round warms up
+        start = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / sorted(seconds[1:])[rounds // 2] / 1e9
