@@ -98,15 +98,17 @@ class Value:
         # 1) Put every value after its inputs. A stack, not recursion: Python's is only 1000 deep.
         order: list[Value] = []
         seen: set[Value] = set()
-        stack = [(self, False)]
+        waiting: list[Value] = []  # values whose inputs are not all in `order` yet
+        stack: list[Value | None] = [self]
         while stack:
-            value, inputs_done = stack.pop()
-            if inputs_done:
-                order.append(value)
+            value = stack.pop()
+            if value is None:  # the mark below the inputs of the last one waiting
+                order.append(waiting.pop())
             elif value not in seen:
                 seen.add(value)
-                stack.append((value, True))
-                stack += [(source, False) for source in reversed(value.inputs)]
+                waiting.append(value)
+                stack.append(None)
+                stack += value.inputs[::-1]
         # 2) The chain rule, from the loss backwards. A value used twice gets two contributions.
         self.grad = 1.0
         for value in reversed(order):
