@@ -20,6 +20,7 @@ from pathlib import Path
 import rustbpe
 import tiktoken
 
+from nanochat.atomic import write_atomically
 from nanochat.chat_format import (
     SPECIALS,
     Conversation,
@@ -115,15 +116,9 @@ class Tokenizer:
 
     def save(self, directory: Path | str) -> Path:
         """Write tokenizer.json; a reader sees the old file or the new one, never half of one."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / FILE_NAME
-        unfinished = directory / f".{FILE_NAME}.{os.getpid()}.tmp"
-        with open(unfinished, "w", encoding="utf-8") as file:
-            json.dump(vocabulary_to_json(self.ranks, self.pattern), file, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        path = Path(directory) / FILE_NAME
+        content = vocabulary_to_json(self.ranks, self.pattern)
+        write_atomically(path, json.dumps(content, ensure_ascii=False))
         return path
 
     @classmethod
