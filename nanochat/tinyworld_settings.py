@@ -1,0 +1,129 @@
+"""TinyWorld's dials, its word lists and its random streams. All of tinyworld_* reads these.
+
+Read: WorldSettings -> stream (one seed, many named streams) -> held_out (the wall between training
+and exam) -> words, frames, chat (the three data files beside this one).
+"""
+
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """How large the world is, how hard its stories get, and how much text to write."""
+
+    seed: int = 0
+    """The one seed; every document, dialogue and exam item draws from a stream named after it."""
+    names: int = 40
+    """People who can appear, at most 48."""
+    places: int = 24
+    """Places that can appear, at most 32."""
+    objects: int = 40
+    """Objects that can be carried, at most 48."""
+    things: int = 12
+    """Things that can be counted, at most 16."""
+    spelling_words: int = 160
+    """Words that are spelled and whose letters are counted."""
+    min_events: int = 1
+    """Events in the easiest story."""
+    max_events: int = 9
+    """Events in the hardest story."""
+    max_people: int = 4
+    """People in the hardest story."""
+    max_places: int = 4
+    """Places in the hardest story."""
+    max_objects: int = 4
+    """Objects in the hardest story."""
+    decor: float = 0.10
+    """Share of decoration sentences between the events of a dialogue's story."""
+    decor_pretrain: float = 0.25
+    """The same for pretraining stories, where variety matters more."""
+    ramp: float = 0.7
+    """Share of the data after which the difficulty has reached 1."""
+    exam_easiest: float = 0.3
+    """Exam stories have difficulties from this value to 1."""
+    documents: int = 40_000
+    """Pretraining documents."""
+    val_documents: int = 1_000
+    """Held-out documents for bits per byte."""
+    conversations: int = 40_000
+    """Dialogues for supervised fine-tuning."""
+    val_conversations: int = 1_000
+    """Held-out dialogues."""
+    exam_per_kind: int = 50
+    """Exam questions of each kind."""
+    min_turns: int = 3
+    """Questions about one story, at least."""
+    max_turns: int = 8
+    """Questions about one story, at most."""
+    story_share: float = 0.66
+    """Share of the dialogues that are about a story; the others practise skills and chat."""
+
+
+def stream(seed: int, name: str, index: int = 0) -> Random:
+    """The random numbers of one document: the same wherever and in whatever order it is made."""
+    return Random(f"{seed}/{name}/{index}")
+
+
+def pick(rng: Random, options: Sequence[T]) -> T:
+    """One option, all equally likely. Three times as fast as rng.choice, which matters here."""
+    return options[int(rng.random() * len(options))]
+
+
+def pick_common(rng: Random, options: Sequence[T]) -> T:
+    """One option, early ones far more likely, as in real text (roughly Zipf's law)."""
+    return options[int(rng.random() ** 3 * len(options))]
+
+
+def held_out(*parts: object) -> bool:
+    """True for the tenth of all combinations that only exams use, whatever the seed."""
+    return zlib.crc32("/".join(map(str, parts)).encode()) % 10 == 0
+
+
+@cache
+def _read(name: str) -> dict[str, Any]:
+    path = Path(__file__).with_name(f"tinyworld_{name}.json")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def words() -> dict[str, Any]:
+    return _read("words")
+
+
+def frames() -> dict[str, Any]:
+    return _read("frames")
+
+
+def chat() -> dict[str, Any]:
+    return _read("chat")
+
+
+@cache
+def people_names(settings: WorldSettings) -> list[str]:
+    """Names in turn from both lists, so that every prefix is half and half."""
+    both = [n for pair in zip(words()["she"], words()["he"], strict=True) for n in pair]
+    return both[: settings.names]
+
+
+def a(noun: str) -> str:
+    """
+    >>> a("lamp"), a("umbrella")
+    ('a lamp', 'an umbrella')
+    """
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def counted(number: int, thing: str) -> str:
+    """
+    >>> counted(1, "berry"), counted(3, "berry")
+    ('1 berry', '3 berries')
+    """
+    return f"{number} {thing if number == 1 else words()['things'][thing]}"
