@@ -107,14 +107,14 @@ def check_file(path: Path, root: Path) -> Iterator[str]:
             length = body_length(node)
             if length > MAX_FUNCTION:
                 yield f"{rel}:{node.lineno}: {node.name} is {length} lines (at most {MAX_FUNCTION})"
-    for name, line in imports(tree):
+    for name, at in imports(tree):
         other = area_of(name)
         if other in MAY_IMPORT and other != area and other not in MAY_IMPORT.get(area, {other}):
-            yield f"{rel}:{line}: {area} may not import {other}"
+            yield f"{rel}:{at}: {area} may not import {other}"
         if area == other == "scripts" and path.name != "__main__.py":
-            yield f"{rel}:{line}: a script may not import a script"
+            yield f"{rel}:{at}: a script may not import a script"
         if other == "scripts" and area not in ("scripts", "tests"):
-            yield f"{rel}:{line}: only tests import scripts"
+            yield f"{rel}:{at}: only tests import scripts"
     if area.split(".")[0] in RESULTS_DEPEND_ON:
         yield from (f"{rel}:{row}" for row in draws_without_a_seed(tree))
 

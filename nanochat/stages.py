@@ -57,7 +57,8 @@ class Stage:
     command: tuple[str, ...]  # arguments for Python: ("-m", "scripts.base_train", "--depth", "4")
     outputs: tuple[str, ...]  # glob patterns under the base folder; all must match something
     needs: tuple[str, ...] = ()  # the stages whose outputs it reads
-    resume: tuple[str, ...] = ()  # added to the command when an earlier try was cut off
+    fresh: tuple[str, ...] = ()  # added to the command when it starts from nothing
+    resume: tuple[str, ...] = ()  # added instead when an earlier try was cut off
     files: tuple[str, ...] = ()  # glob patterns under the checkout: data files it depends on
 
 
@@ -165,7 +166,7 @@ def run_stage(stage: Stage, mark: str, entry: dict[str, Any], lock: int) -> floa
     """Run one stage to its end; returns its seconds, those of cut-off tries included."""
     cut_off = entry.get("state") == "started" and entry.get("fingerprint") == mark
     earlier = float(entry.get("seconds", 0)) if cut_off else 0.0
-    arguments = (*stage.command, *(stage.resume if cut_off else ()))
+    arguments = (*stage.command, *(stage.resume if cut_off else stage.fresh))
     write_entry(stage.name, "started", earlier, mark)
     start = time.monotonic()
     code = None
