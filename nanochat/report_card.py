@@ -1,8 +1,8 @@
 """The report card for people: the same facts as text, Markdown and one self-contained page.
 
-Called by scripts/report.py with what report.py read. Read: headline -> rows -> text_card ->
-markdown_card -> pictures -> html_card. Every figure comes from a record; what nobody measured is
-left out.
+Called by scripts/report.py and scripts/build.py. Read: headline -> the rows -> text_card ->
+markdown_card -> pictures -> html_card -> publish_card. Every figure comes from a record; what
+nobody measured is left out.
 """
 
 import os
@@ -10,9 +10,12 @@ import platform
 from collections.abc import Sequence
 from html import escape
 from importlib.metadata import version
+from pathlib import Path
 
+from nanochat.atomic import write_atomically
+from nanochat.paths import report_dir
 from nanochat.picture import bar_chart_svg, line_chart_svg
-from nanochat.report import Record, Report
+from nanochat.report import Record, Report, read_report, summary
 from nanochat.stages import duration
 
 Row = tuple[str, ...]
@@ -240,3 +243,18 @@ def html_card(report: Report) -> str:
 </body>
 </html>
 """
+
+
+def publish_card() -> tuple[Report, Path]:
+    """Write card.md, card.html and the pictures; returns what they show and the page's path.
+
+    Fails with one sentence, before anything is written, when a figure is missing.
+    """
+    report = read_report()
+    summary(report)
+    page = report_dir() / "card.html"
+    write_atomically(report_dir() / "card.md", markdown_card(report))
+    write_atomically(page, html_card(report))
+    for name, svg in pictures(report).items():
+        write_atomically(report_dir() / name, svg)
+    return report, page

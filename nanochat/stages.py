@@ -145,6 +145,18 @@ def is_done(stage: Stage, mark: str, entry: dict[str, Any], keep: bool) -> bool:
     return keep or (bool(entry) and entry.get("fingerprint") == mark)
 
 
+def plan(table: Sequence[Stage], keep: bool = False) -> list[tuple[Stage, bool]]:
+    """(stage, whether it would run), in order."""
+    marks = dict[str, str]()
+    ledger, rows = read_ledger(), list[tuple[Stage, bool]]()
+    for stage in table:
+        marks[stage.name] = fingerprint(stage, marks)
+        rows.append(
+            (stage, not is_done(stage, marks[stage.name], ledger.get(stage.name, {}), keep))
+        )
+    return rows
+
+
 def build(table: Sequence[Stage], log: Log, keep: bool = False) -> float:
     """Make what is missing or out of date; returns the seconds spent. Safe to cut off anywhere."""
     start, marks = time.monotonic(), dict[str, str]()

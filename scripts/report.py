@@ -7,11 +7,9 @@ lays them out, so it is quick and can be repeated.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nanochat.atomic import write_atomically
 from nanochat.cli import parse, print_json, run
-from nanochat.paths import report_dir
-from nanochat.report import read_report, summary
-from nanochat.report_card import html_card, markdown_card, pictures, text_card
+from nanochat.report import summary
+from nanochat.report_card import publish_card, text_card
 
 
 @dataclass(frozen=True)
@@ -24,17 +22,11 @@ class ReportSettings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     settings = parse(ReportSettings, argv, "nanochat report", __doc__)
-    report = read_report()
-    figures = summary(report)  # before anything is written: what is missing is said first
-    write_atomically(report_dir() / "card.md", markdown_card(report))
-    write_atomically(report_dir() / "card.html", html_card(report))
-    for name, svg in pictures(report).items():
-        write_atomically(report_dir() / name, svg)
+    report, page = publish_card()
     if settings.json:
-        print_json(figures)
+        print_json(summary(report))
     else:
-        print(text_card(report))
-        print(f"\nThe same card with pictures: {report_dir() / 'card.html'}")
+        print(f"{text_card(report)}\n\nThe same card with pictures: {page}")
     return 0
 
 

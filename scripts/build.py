@@ -1,0 +1,113 @@
+"""Make everything that is missing: data, tokenizer, model, exam, report card; then maybe serve.
+
+`make build` and `make up` call this. Each stage is a command of its own, so a beginner can run the
+same steps by hand; the table below is the whole recipe. Stopped anywhere (Ctrl-C, kill, a full
+disk), the next run goes on from there. Read: TABLE -> BuildSettings -> main -> serve.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nanochat.cli import parse, run
+from nanochat.paths import base_dir
+from nanochat.report_card import publish_card, text_card
+from nanochat.server_process import write_pid_file
+from nanochat.stages import Stage, build, duration, plan, read_ledger, write_entry
+
+TABLE = (
+    Stage(
+        name="tinyworld-make",
+        about="writing the stories and questions of a small made-up world",
+        command=("-m", "scripts.tinyworld_make"),
+        outputs=(
+            "data/tinyworld/train-*.parquet",
+            "data/tinyworld/val.parquet",
+            "data/tinyworld/sft_train.jsonl",
+            "data/tinyworld/sft_val.jsonl",
+            "data/tinyworld/exam.jsonl",
+        ),
+        files=("nanochat/tinyworld*.json",),
+    ),
+    Stage(
+        name="tok-train",
+        about="finding the pieces of text that the model will read and write",
+        command=("-m", "scripts.tok_train"),
+        outputs=("tokenizer/tokenizer.json",),
+        needs=("tinyworld-make",),
+    ),
+    Stage(
+        name="base-train",
+        about="training the model to continue the stories",
+        command=("-m", "scripts.base_train"),
+        outputs=("checkpoints/base/*/step_*", "report/base.json"),
+        needs=("tinyworld-make", "tok-train"),
+        fresh=("--overwrite",),
+        resume=("--resume",),
+    ),
+    Stage(
+        name="chat-sft",
+        about="teaching it to answer in a conversation",
+        command=("-m", "scripts.chat_sft"),
+        outputs=("checkpoints/sft/*/step_*", "report/sft.json"),
+        needs=("base-train",),
+        fresh=("--overwrite",),
+        resume=("--resume",),
+    ),
+    Stage(
+        name="chat-eval",
+        about="asking it the questions it has never seen",
+        command=("-m", "scripts.chat_eval"),
+        outputs=("report/exam.json",),
+        needs=("chat-sft",),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What to make, and whether to serve it afterwards."""
+
+    serve: bool = False
+    """Serve the chat page in the foreground when everything is made (`make up`)."""
+    port: int = 0
+    """Port of the chat page; 0: the one `nanochat chat-web` chooses by itself."""
+    keep: bool = False
+    """Use what is made already even where the code or settings behind it have changed since."""
+    dry_run: bool = False
+    """Print each stage and whether it would run, then stop."""
+    install_s: float = 0.0
+    """Seconds the installation took, for the report card; 0: not known."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    settings = parse(BuildSettings, argv, "nanochat build", __doc__)
+    if settings.dry_run:
+        for stage, todo in plan(TABLE, settings.keep):
+            print(f"{stage.name:<16} {'to do' if todo else 'made'}: {stage.about}")
+        return 0
+    if settings.install_s and "install" not in read_ledger():
+        write_entry("install", "done", settings.install_s)
+    seconds = build(TABLE, say, settings.keep)
+    say(f"everything is made (this run: {duration(seconds)})\n")
+    report, page = publish_card()
+    print(f"{text_card(report)}\n\nThe same card with pictures: {page}", flush=True)
+    if settings.serve:
+        serve(settings.port)
+    return 0
+
+
+def say(line: str) -> None:
+    print(f"build: {line}", flush=True)  # before the stage's own output, also in a pipe
+
+
+def serve(port: int) -> None:
+    """Become the chat server: this process is replaced, so Ctrl-C goes straight to it."""
+    write_pid_file(base_dir())
+    more = ["--port", str(port)] if port else []
+    os.execv(sys.executable, [sys.executable, "-m", "scripts.chat_web", *more])
+
+
+if __name__ == "__main__":
+    run(main)
