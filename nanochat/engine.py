@@ -71,8 +71,18 @@ class Completion:
 
     @property
     def content(self) -> str | list[dict[str, str]]:
-        """The content of an assistant message: plain text, or parts where a tool was used."""
-        return self.text if all(p["type"] == "text" for p in self.parts) else self.parts
+        return message_content(self.parts)
+
+
+def message_content(parts: list[dict[str, str]]) -> str | list[dict[str, str]]:
+    """Parts as the content of an assistant message: plain text unless a tool was used.
+
+    >>> message_content([{"type": "text", "text": "Anna has"}, {"type": "text", "text": " two."}])
+    'Anna has two.'
+    """
+    if any(part["type"] != "text" for part in parts):
+        return parts
+    return "".join(part["text"] for part in parts)
 
 
 # @learn:inference.tool_use
@@ -294,10 +304,11 @@ class Engine:
         self, prompt: Sequence[int], sampling: Sampling | None = None
     ) -> Iterator[TokenEvent]:
         """The answer to one prompt, token by token. A bad prompt is refused here, not later."""
-        answer = self.answer(prompt, sampling or Sampling())
-        return self._stream(answer, self.batch([answer], rows=1))
+        return self.run(self.answer(prompt, sampling or Sampling()))
 
-    def _stream(self, answer: Answer, batch: Batch) -> Iterator[TokenEvent]:
+    def run(self, answer: Answer) -> Iterator[TokenEvent]:
+        """Write one answer; whoever keeps it can read answer.parts, even of one cut short."""
+        batch = self.batch([answer], rows=1)
         progress = batch.join([answer])
         while progress:
             yield from (event for _, event in progress)

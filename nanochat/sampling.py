@@ -33,7 +33,7 @@ class Sampling:
     temperature: float = 0.6  # 0 takes the best token; 1 the model's own odds; more is wilder
     top_k: int = 50  # draw from the k best tokens only; 0 is off
     top_p: float = 1.0  # draw from the fewest tokens that hold this share; 1 is off
-    seed: int = 42
+    seed: int = 42  # another seed, another answer
 
     def __post_init__(self) -> None:
         _check(_whole(self.max_tokens) and self.max_tokens >= 1, self, "max_tokens", "1 or more")
