@@ -1,0 +1,96 @@
+"""Listen, say where, and end cleanly. Called by scripts/chat_web.py.
+
+Read: open_socket -> ChatServer -> serve.
+"""
+
+import asyncio
+import errno
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import uvicorn
+from fastapi import FastAPI
+
+from nanochat.serve.errors import AddressUnusable
+
+
+def open_socket(host: str, port: int) -> socket.socket:
+    """A TCP socket bound to this address, not listening yet. Raises AddressUnusable.
+
+    Called before the model is loaded, so that a taken port is told at once.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, proto)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except (OSError, OverflowError) as error:
+        raise unusable(host, port, error) from None
+    return bound
+
+
+def unusable(host: str, port: int, error: Exception) -> AddressUnusable:
+    number = getattr(error, "errno", None)
+    if number == errno.EADDRINUSE:
+        reason = "another program listens there; stop it or choose another --port (0 finds one)"
+    elif number == errno.EACCES:
+        reason = "the system keeps this port for itself; choose a --port above 1023"
+    else:
+        reason = f"{error}; check --host and --port"
+    return AddressUnusable(f"can't listen on {host} port {port}: {reason}")
+
+
+def address_of(bound: socket.socket) -> str:
+    """http://127.0.0.1:8000, or the brackets that an IPv6 address needs."""
+    host, port = bound.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{port}"
+
+
+class ChatServer(uvicorn.Server):
+    """uvicorn that tells when it is ready, ends running answers, and leaves with exit code 0."""
+
+    def __init__(self, app: FastAPI, on_ready: Callable[[], None]) -> None:
+        quiet = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on"
+        )
+        super().__init__(quiet)
+        self.app, self.on_ready = app, on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """No new connections; answers in progress get `drain_s`, then an error event."""
+        for server in self.servers:
+            server.close()
+        state = self.app.state
+        await asyncio.to_thread(state.thread.stop, state.settings.drain_s)
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the server; unlike uvicorn's, not the process with a signal."""
+        caught = (signal.SIGINT, signal.SIGTERM)
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in caught}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+
+def serve(app: FastAPI, bound: socket.socket, on_ready: Callable[[], None]) -> None:
+    """Serve until Ctrl-C or SIGTERM. Raises AddressUnusable when the port was taken meanwhile."""
+    host, port = bound.getsockname()[:2]
+    try:
+        bound.listen(128)
+    except OSError as error:
+        raise unusable(host, port, error) from None
+    with suppress(KeyboardInterrupt):
+        ChatServer(app, on_ready).run(sockets=[bound])

@@ -1,0 +1,44 @@
+"""Serve the trained model: a chat page and POST /chat/completions.
+
+Prints the address when the model is loaded. Ctrl-C ends it; running answers get a moment to finish.
+"""
+
+from collections.abc import Sequence
+
+from nanochat.checkpoint import CheckpointMissing, find_checkpoint, load_model
+from nanochat.cli import parse, run
+from nanochat.device import pick_device, pick_dtype
+from nanochat.engine import Engine
+from nanochat.serve.chat_app import create_app
+from nanochat.serve.server import address_of, open_socket, serve
+from nanochat.serve.settings import ServedModel, ServeSettings
+
+
+def pick_stage(settings: ServeSettings) -> str:
+    """auto takes the stage that was trained last of those that can chat."""
+    if settings.stage != "auto":
+        return settings.stage
+    try:
+        find_checkpoint("rl", settings.tag)
+    except CheckpointMissing:
+        return "sft"
+    return "rl"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = parse(ServeSettings, argv, "nanochat chat-web", __doc__)
+    bound = open_socket(settings.host, settings.port)
+    device = pick_device(settings.device)
+    stage = pick_stage(settings)
+    dtype = pick_dtype(settings.dtype, device)
+    model, tokenizer, _ = load_model(stage, settings.tag, device, dtype)
+    about = ServedModel(
+        name=f"nanochat-d{model.config.n_layer}-{stage}",
+        parameters=sum(weight.numel() for weight in model.parameters()),
+    )
+    app = create_app(settings, Engine(model, tokenizer), about)
+    serve(app, bound, lambda: print(f"nanochat chat is ready: {address_of(bound)}", flush=True))
+
+
+if __name__ == "__main__":
+    run(main)
