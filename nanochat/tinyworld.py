@@ -10,6 +10,7 @@ sft_val.jsonl (conversations), exam.jsonl, and manifest.json (settings, statisti
 """
 
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nanochat.atomic import write_atomically
 from nanochat.errors import UserError
 from nanochat.tinyworld_dialogues import (
     as_conversation,
@@ -134,26 +136,17 @@ class Statistics:
         return record
 
 
-def publish(temporary: Path, final: Path) -> None:
-    """Rename a finished file into place; whoever reads sees all of it or nothing."""
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    temporary.replace(final)
-
-
 def write_parquet(path: Path, lines: list[str]) -> None:
-    import pyarrow
+    import pyarrow  # here, so that the workers that only write text start at once
     from pyarrow import parquet
 
-    temporary = path.with_suffix(".tmp")
-    parquet.write_table(pyarrow.table({"text": lines}), temporary, row_group_size=ROWS_PER_GROUP)
-    publish(temporary, path)
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table({"text": lines}), buffer, row_group_size=ROWS_PER_GROUP)
+    write_atomically(path, buffer.getvalue())
 
 
 def write_lines(path: Path, lines: list[str]) -> None:
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    publish(temporary, path)
+    write_atomically(path, "".join(line + "\n" for line in lines))
 
 
 def write_tinyworld(

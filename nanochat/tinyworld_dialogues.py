@@ -21,7 +21,7 @@ TURN_WEIGHTS: dict[str, float] = {
     "where_object": 1.0,
     "two_hop": 1.2,
     "who_has": 1.1,
-    "how_many": 1.6,
+    "how_many": 3.0,
     "first": 1.1,
     "yes_no": 1.5,
     "feeling": 0.7,
@@ -42,17 +42,17 @@ def difficulty_at(rng: Random, settings: WorldSettings, index: int, total: int) 
 def story_questions(
     rng: Random, settings: WorldSettings, tale: Story, wanted: int
 ) -> list[Question]:
-    """Up to `wanted` different questions about one story, kinds mixed."""
+    """Up to `wanted` questions about one story with different answers, kinds mixed."""
     found: dict[str, Question] = {}
     for kind in rng.choices(TURN_KINDS, TURN_SHARES, k=3 * wanted):
         absent = kind not in ASK
         question = ask_absent(rng, tale, settings) if absent else ask(rng, tale, kind)
-        if question and question.ask not in found:
-            found[question.ask] = question
+        if question and question.answer not in found:
+            found[question.answer] = question
             if len(found) == wanted:
                 break
     if not found and (question := ask(rng, tale, "where_person")):  # everybody is somewhere
-        found[question.ask] = question
+        found[question.answer] = question
     return list(found.values())
 
 
@@ -98,6 +98,8 @@ def facts(rng: Random, settings: WorldSettings, difficulty: float) -> str:
         job, work = pick(rng, w["jobs"])
         one, two = pick(rng, w["opposites"])
         animal, adjective = pick_common(rng, w["animals"]), pick_common(rng, w["adjectives"])
+        group, members = pick(rng, list(w["categories"].items()))
+        member = pick_common(rng, members)
         lines.append(
             pick(
                 rng,
@@ -106,6 +108,8 @@ def facts(rng: Random, settings: WorldSettings, difficulty: float) -> str:
                     f"{a(job).capitalize()} {work}.",
                     f"The opposite of {one} is {two}.",
                     f"{a(animal).capitalize()} is an animal. It can be {adjective}.",
+                    f"The word {member} is the name of {a(group)}.",
+                    f"The word {member} is the name of {a(group)}.",
                     f"Some {adjective} things are {pick_common(rng, w['colors'])}.",
                 ),
             )
@@ -172,6 +176,16 @@ def story_turns(rng: Random, settings: WorldSettings, difficulty: float) -> list
     turns[0] = turns[0]._replace(ask=f"{tale.text}\n{turns[0].ask}")
     if rng.random() < 0.1:
         turns.append(skill(rng, settings, pick(rng, SKILL_NAMES)))
+    return within(turns, settings.max_dialogue_words)
+
+
+def within(turns: list[Question], limit_words: int) -> list[Question]:
+    """As many turns as fit, the first in any case."""
+    used = 0
+    for i, turn in enumerate(turns):
+        used += turn.ask.count(" ") + turn.answer.count(" ") + 2
+        if used > limit_words and i:
+            return turns[:i]
     return turns
 
 

@@ -124,17 +124,17 @@ def _word(item: ExamItem, reply: str) -> bool:
 
 def _order(item: ExamItem, reply: str) -> bool:
     """Of the two choices the right one is named first, with its person."""
-    text = reply.lower()
-    right = [w for w in item.key.lower().split()]
+    tokens = re.findall(r"[a-z]+", reply.lower())
+    right = item.key.lower().split()
     (other,) = {c.lower() for c in item.choices} - {item.key.lower()}
-    if any(w not in re.findall(r"[a-z]+", text) for w in right):
+    if not set(right) <= set(tokens):
         return False
-    wrong_at = text.find(other.split()[-1])
-    return wrong_at < 0 or text.find(right[-1]) < wrong_at
+    wrong = other.split()[-1]
+    return wrong not in tokens or tokens.index(right[-1]) < tokens.index(wrong)
 
 
 def _letters(item: ExamItem, reply: str) -> bool:
-    """The last run of single letters: 'l-a-m-p' and 'L, A, M, P' both spell lamp."""
+    """The longest run of single letters: 'l-a-m-p' and 'L, A, M, P' both spell lamp."""
     runs = re.findall(r"\b[a-z]\b(?:[-, ]+\b[a-z]\b)*", reply.lower())
     return bool(runs) and re.sub(r"[^a-z]", "", max(runs, key=len)) == item.key
 

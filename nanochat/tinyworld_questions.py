@@ -41,7 +41,9 @@ def wording(rng: Random, name: str, **values: str) -> str:
 
 def says_not(ask: str, what: str) -> Question:
     """The polite refusal: the story leaves it open."""
-    return Question("refusal", ask, f"The story does not say {what}.", "phrase", "does not say")
+    return Question(
+        "refusal", ask, f"The story does not say {what}.", "phrase", "does not say|do not know"
+    )
 
 
 def ask_where_person(rng: Random, story: Story, _: bool) -> Question | None:

@@ -34,13 +34,13 @@ class WorldSettings:
     """Words that are spelled and whose letters are counted."""
     min_events: int = 1
     """Events in the easiest story."""
-    max_events: int = 9
+    max_events: int = 8
     """Events in the hardest story."""
     max_people: int = 4
     """People in the hardest story."""
     max_places: int = 4
     """Places in the hardest story."""
-    max_objects: int = 4
+    max_objects: int = 3
     """Objects in the hardest story."""
     decor: float = 0.10
     """Share of decoration sentences between the events of a dialogue's story."""
@@ -62,8 +62,10 @@ class WorldSettings:
     """Exam questions of each kind."""
     min_turns: int = 3
     """Questions about one story, at least."""
-    max_turns: int = 8
+    max_turns: int = 7
     """Questions about one story, at most."""
+    max_dialogue_words: int = 170
+    """A dialogue asks no more once it is this long; about 1.3 tokens a word."""
     story_share: float = 0.66
     """Share of the dialogues that are about a story; the others practise skills and chat."""
 
@@ -118,7 +120,8 @@ def a(noun: str) -> str:
     >>> a("lamp"), a("umbrella")
     ('a lamp', 'an umbrella')
     """
-    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+    vowel = noun[0] in "aeiou" or noun in ("honest", "hour")
+    return f"an {noun}" if vowel and noun != "ukulele" else f"a {noun}"
 
 
 def counted(number: int, thing: str) -> str:

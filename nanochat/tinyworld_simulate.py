@@ -20,9 +20,9 @@ ACTIONS = {
     "swap": 0.8,
     "feel": 1.0,
     "weather": 0.4,
-    "gain": 1.2,
-    "lose": 1.0,
-    "share": 0.8,
+    "gain": 1.8,
+    "lose": 1.6,
+    "share": 1.2,
     "want": 0.6,
 }
 NAMES, WEIGHTS = tuple(ACTIONS), tuple(ACTIONS.values())
@@ -140,7 +140,7 @@ def draw_cast(rng: Random, settings: WorldSettings, difficulty: float, exam: boo
     n_places = size(2, settings.max_places)
     n_objects = size(int(rng.random() < 0.7), settings.max_objects)
     thing = ""
-    if rng.random() < 0.4:
+    if rng.random() < 0.5:
         thing = pick(rng, list(lexicon["things"])[: settings.things])
     events = size(settings.min_events, settings.max_events)
     while True:
@@ -181,7 +181,7 @@ def _move(rng: Random, cast: Cast, world: World) -> Event:
 def _propose_object(rng: Random, kind: str, cast: Cast, world: World) -> Event | None:
     """Take, drop, give, swap or want: something that happens to an object."""
     if kind == "want":
-        free = [o for o, place in world.lies.items()]
+        free = list(world.lies)
         return Event("want", pick(rng, cast.people), thing=pick(rng, free)) if free else None
     if kind == "take":
         reach = [

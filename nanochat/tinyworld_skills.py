@@ -146,13 +146,15 @@ def said(kind: str) -> Callable[[Random, WorldSettings, bool], Question]:
 def tale(rng: Random, settings: WorldSettings, who: str, thing: str) -> str:
     """A free little story of three or four sentences."""
     w = words()
+    adjective = pick_common(rng, w["adjectives"])
     values = {
         "who": who,
         "thing": thing,
         "a_thing": a(thing),
         "other": pick(rng, [p for p in people_names(settings) if p != who]),
         "place": pick(rng, w["places"][: settings.places]),
-        "adjective": pick_common(rng, w["adjectives"]),
+        "adjective": adjective,
+        "a_adjective": a(adjective),
         "color": pick_common(rng, w["colors"]),
         "animal": pick_common(rng, w["animals"]),
         "feeling": pick(rng, w["feelings"]),

@@ -57,15 +57,22 @@ def sentence(rng: Random, event: Event) -> str:
 def decoration(rng: Random, cast: Cast) -> str:
     """A sentence that changes nothing, from the large word lists, early words most often."""
     w = words()
+    adjective, animal = pick_common(rng, w["adjectives"]), pick_common(rng, w["animals"])
     return pick(rng, frames()["decor"]).format(
         who=pick(rng, cast.people),
         scenery=pick_common(rng, w["scenery"]),
         looks=pick_common(rng, w["looks"]),
-        adjective=pick_common(rng, w["adjectives"]),
-        animal=pick_common(rng, w["animals"]),
+        adjective=adjective,
+        a_adjective=a(adjective),
+        A_adjective=a(adjective).capitalize(),
+        animal=animal,
+        a_animal=a(animal),
         animal2=pick_common(rng, w["animals"]),
+        color=pick_common(rng, w["colors"]),
         verb=pick_common(rng, w["verbs"]),
         adverb=pick_common(rng, w["adverbs"]),
+        idea=pick_common(rng, w["ideas"]),
+        idea2=pick_common(rng, w["ideas"]),
     )
 
 
@@ -85,7 +92,7 @@ def tell(rng: Random, world: World, cast: Cast, decor: float) -> str:
         i += 1
         if event.kind not in INTRODUCTIONS:
             follow = log[i] if i < len(log) else None
-            if can_merge(event, follow) and rng.random() < 0.2:
+            if " and " not in text and can_merge(event, follow) and rng.random() < 0.2:
                 text = f"{text[:-1]} and {verb_phrase(rng, log[i])}."
                 i += 1
             link = pick(rng, frames()["links"])
