@@ -179,6 +179,16 @@ def oracle(tale: Story, q: Question) -> str:
     return last(log, lambda e: e.kind == kind and e.who == who).thing
 
 
+@settings(max_examples=100, deadline=None)
+@given(seeds, levels)
+def test_the_world_ends_as_the_oracle_says(seed, difficulty):
+    world = make_story(seed, difficulty).world
+    assert all(place == oracle_place(world.log, who) for who, place in world.person_at.items())
+    assert all(who == oracle_holder(world.log, thing) for thing, who in world.held.items())
+    assert all(place == oracle_object(world.log, thing) for thing, place in world.lies.items())
+    assert all(n == oracle_count(world.log, *key) for key, n in world.count.items())
+
+
 @settings(max_examples=300, deadline=None)
 @given(seeds, levels, st.sampled_from(STORY_KINDS))
 def test_every_answer_agrees_with_an_oracle_that_rereads_the_log(seed, difficulty, kind):
