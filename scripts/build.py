@@ -1,7 +1,7 @@
 """Make everything that is missing: data, tokenizer, model, exam, report card; then maybe serve.
 
 `make build` and `make up` call this. Each stage is a command of its own, so a beginner can run the
-same steps by hand; the table below is the whole recipe. Stopped anywhere (Ctrl-C, kill, a full
+same steps by hand; TABLE is the whole recipe. Stopped anywhere (Ctrl-C, kill, a full
 disk), the next run goes on from there. Read: TABLE -> BuildSettings -> main -> serve.
 """
 
@@ -28,6 +28,8 @@ TABLE = (
             "data/tinyworld/sft_val.jsonl",
             "data/tinyworld/exam.jsonl",
         ),
+        fresh=("--force",),
+        resume=("--force",),
         files=("nanochat/tinyworld*.json",),
     ),
     Stage(
