@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nanochat.attention import attend
 from nanochat.cross_entropy import capped_logits, mean_loss, token_losses
 from nanochat.errors import UserError
+from nanochat.fused import Mix, Norm, ReluSquared, RotateNorm
 
 VOCAB_MULTIPLE = 64  # the table has whole 64-row tiles; the extra rows are never predicted
 SMEAR_CHANNELS, GATE_CHANNELS = 24, 12  # a gate reads only the first few channels
@@ -117,7 +118,7 @@ class Linear(nn.Linear):
 # @learn:architecture.rmsnorm
 def norm(x: Tensor) -> Tensor:
     """Divide each vector by its root mean square; no weights to learn."""
-    return F.rms_norm(x, (x.size(-1),))
+    return Norm.apply(x)
 
 
 # @learn:architecture.rope
@@ -126,12 +127,6 @@ def rotary_tables(config: GPTConfig, length: int) -> tuple[Tensor, Tensor]:
     half = torch.arange(0, config.head_size, 2) / config.head_size
     angles = torch.outer(torch.arange(length).float(), config.rope_base**-half)
     return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (x[i], x[i + D/2]) by -angle: x (B, T, H, D), cos and sin (·, T, 1, D/2)."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
 
 
 # @learn:architecture.self_attention
@@ -158,9 +153,8 @@ class Attention(nn.Module):
         if self.gate is not None and value is not None:
             weight = 3 * torch.sigmoid(self.gate(x[..., :GATE_CHANNELS]))  # (B, T, G)
             v = v + weight[..., None] * value.view(B, T, G, D)
-        # A rotation keeps lengths, so the norm may come after it, as in the reference.
-        q = norm(rotate(q, *rope)) * self.config.qk_scale
-        k = norm(rotate(k, *rope)) * self.config.qk_scale
+        q = RotateNorm.apply(q, *rope, self.config.qk_scale)
+        k = RotateNorm.apply(k, *rope, self.config.qk_scale)
         mask = None
         if cache is not None:
             k, v, mask = cache.update(self.layer, k, v)  # (B, S, G, D)
@@ -184,7 +178,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.gate is not None:
             return self.down(F.silu(self.gate(x)) * self.up(x))
-        return self.down(F.relu(self.up(x)).square())
+        return self.down(ReluSquared.apply(self.up(x)))
 
 
 class Block(nn.Module):
@@ -283,8 +277,7 @@ class GPT(nn.Module):
         x0, saved = x, None
         for i, block in enumerate(self.blocks):
             if self.config.residual_scalars:
-                scale = self.residual_scale[i].to(x.dtype)
-                x = scale * x + self.input_scale[i].to(x.dtype) * x0
+                x = Mix.apply(x, x0, self.residual_scale[i], self.input_scale[i])
             table = self.values[str(i)] if self.config.has_value_embedding(i) else None
             value = None if table is None else table(idx).to(x.dtype)
             x = block(x, value, rope, cache)

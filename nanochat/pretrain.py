@@ -1,0 +1,146 @@
+"""Pretraining: learn to predict the next token of plain text.
+
+Called by scripts/base_train.py. Read: PretrainSettings -> Sizing -> prepare.
+The script brings what lies below in the import order: the evaluation and the progress display.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from nanochat.checkpoint import list_checkpoints, provenance
+from nanochat.device import gemm_gflops, pick_device, pick_dtype
+from nanochat.errors import UserError
+from nanochat.gpt import GPT, GPTConfig
+from nanochat.optimizers import Optimizers, OptimizerSettings
+from nanochat.paths import checkpoints_dir
+from nanochat.scaling import (
+    BadPlan,
+    Plan,
+    auto_batch_tokens,
+    batch_lr_scale,
+    count_parameters,
+    make_plan,
+    model_config,
+)
+from nanochat.schedules import Schedule
+from nanochat.tokenizer import Tokenizer
+from nanochat.train_loop import Batches, LoopSettings, Run, RunExists, restore, seeded
+
+
+@dataclass(frozen=True)
+class PretrainSettings(LoopSettings):
+    """Pretrain a model; --depth decides its size, its batch and how long it learns."""
+
+    data: str = "tinyworld"  # tinyworld, a file, a folder, or a dataset of the Hugging Face hub
+    depth: int = 4  # the one dial: layers; width is depth x aspect-ratio
+    aspect_ratio: int = 64  # channels a layer
+    head_size: int = 64  # channels of an attention head
+    kv_share: int = 1  # query heads that share one key/value head
+    context: int = 512  # tokens in a row
+    window_pattern: str = "L"  # S sees a quarter of the context, L all of it; tiled over layers
+    mlp: str = "relu2"  # relu2 | swiglu
+    preset: str = "modern"  # modern | classic (exports to Hugging Face's NanoChat)
+    steps: int = 0  # optimizer steps; 0: from ratio
+    ratio: float = 12.0  # tokens to learn from, for each parameter in matrices
+    batch_tokens: int = 0  # tokens an optimizer step; 0: chosen by the dial
+    rows: int = 8  # rows in one forward pass
+    buffer: int = 1000  # documents to choose from when filling a row
+    warmup_steps: int = 40
+    warmdown_share: float = 0.65  # share of the run in which the learning rate falls
+    final_lr_share: float = 0.05
+    eval_tokens: int = 65536  # validation tokens of one evaluation
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+
+class NoProgress(UserError):
+    """The run is already at its last step."""
+
+
+@dataclass(frozen=True)
+class Sizing:
+    """What the dial decided."""
+
+    config: GPTConfig
+    accumulation: int
+    steps: int
+    batch_tokens: int
+
+
+def size_run(settings: PretrainSettings, vocab_size: int) -> Sizing:
+    """The dial and the overrides -> sizes, or BadPlan with what to change."""
+    config = model_config(
+        settings.depth,
+        vocab_size,
+        settings.context,
+        aspect_ratio=settings.aspect_ratio,
+        head_size=settings.head_size,
+        kv_share=settings.kv_share,
+        window_pattern=settings.window_pattern,
+        mlp=settings.mlp,
+        preset=settings.preset,
+    )
+    forward_tokens = settings.rows * settings.context
+    batch_tokens = settings.batch_tokens or max(
+        forward_tokens, auto_batch_tokens(config, settings.ratio)
+    )
+    if batch_tokens % forward_tokens:
+        raise BadPlan(
+            f"a step of {batch_tokens} tokens does not divide into passes of {settings.rows} rows "
+            f"x {settings.context} tokens; make --batch-tokens a multiple of {forward_tokens}"
+        )
+    horizon = settings.ratio * count_parameters(config).matrices
+    steps = settings.steps or max(1, round(horizon / batch_tokens))
+    return Sizing(config, batch_tokens // forward_tokens, steps, batch_tokens)
+
+
+def plan_run(settings: PretrainSettings, sizing: Sizing) -> Plan:
+    """What the run will cost on this machine (measures its GEMM speed for a moment)."""
+    device = pick_device(settings.device)
+    speed = gemm_gflops(device, pick_dtype(settings.dtype, device))
+    return make_plan(
+        sizing.config, sizing.steps, settings.rows, sizing.accumulation, device, speed
+    )
+
+
+def check_run_folder(stage: str, tag: str, settings: LoopSettings) -> None:
+    """A finished or started run of the same name is only replaced when asked."""
+    folder = checkpoints_dir(stage, tag)
+    found = list_checkpoints(folder)
+    if not found:
+        return
+    if not (settings.resume or settings.overwrite):
+        raise RunExists(
+            f"{folder} already holds {found[-1].name}; --resume goes on from it, --overwrite "
+            "replaces it, --tag NAME starts another run"
+        )
+
+
+def prepare(
+    settings: PretrainSettings, sizing: Sizing, tokenizer: Tokenizer, batches: Batches
+) -> Run:
+    """A run at its first step: fresh weights, fresh optimizer."""
+    device = pick_device(settings.device)
+    model = GPT(sizing.config, pick_dtype(settings.dtype, device))
+    model.init_weights(seeded(settings.seed, "weights"))
+    model.to(device)
+    # The published rates are for large batches; overrides are taken as they are.
+    scale = settings.optimizer.lr_scale
+    if not settings.batch_tokens:
+        scale *= batch_lr_scale(sizing.batch_tokens)
+    optimizer = OptimizerSettings(**{**vars(settings.optimizer), "lr_scale": scale})
+    return Run(
+        stage="base",
+        tag=settings.tag or f"d{settings.depth}",
+        model=model,
+        optimizers=Optimizers(model, optimizer),
+        schedule=Schedule(
+            sizing.steps, settings.warmup_steps, settings.warmdown_share, settings.final_lr_share
+        ),
+        batches=batches,
+        accumulation=sizing.accumulation,
+        provenance=provenance(sizing.config, settings, tokenizer),
+    )
+
+
+__all__ = ["NoProgress", "PretrainSettings", "restore", "torch"]

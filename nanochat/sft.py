@@ -1,0 +1,130 @@
+"""Supervised fine-tuning: teach the pretrained model to answer, graded on its answers only.
+
+Called by scripts/chat_sft.py. Read: SftSettings -> ConversationLoader -> start_sft.
+A conversation becomes token ids and a mask (tokenizer.render_conversation); targets where the
+mask is 0 are -1. Rows of T tokens hold whole conversations, best fit, the rest is padding.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nanochat.cross_entropy import IGNORE
+from nanochat.errors import UserError
+from nanochat.optimizers import OptimizerSettings
+from nanochat.tokenizer import Tokenizer
+from nanochat.train_loop import LoopSettings
+
+
+class ConversationsBroken(UserError):
+    """A file of conversations is missing, empty, or has a row that is not a conversation."""
+
+
+@dataclass(frozen=True)
+class SftSettings(LoopSettings):
+    """Fine-tune on conversations."""
+
+    data: str = "tinyworld"  # tinyworld, or a JSONL file of {"messages": [...]}
+    base_tag: str = ""  # which pretrained run to start from; empty: the newest
+    epochs: float = 1.0  # passes over the conversations
+    steps: int = 0  # optimizer steps; 0: from epochs
+    rows: int = 16  # rows in one forward pass
+    accumulation: int = 1  # forward passes in one optimizer step
+    context: int = 256  # tokens in a row
+    buffer: int = 64  # conversations to choose from when filling a row
+    warmup_steps: int = 20
+    warmdown_share: float = 0.5
+    final_lr_share: float = 0.0
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+
+
+def read_conversations(path: Path) -> list[dict[str, Any]]:
+    """Every line of a JSONL file; the first bad row is named by its line number."""
+    if not path.is_file():
+        raise ConversationsBroken(f"no conversations at {path}; give a JSONL file with --data")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            row["messages"][0]["role"]
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise ConversationsBroken(
+                f'{path}, line {number} is not a conversation ({error}); a row is {{"messages": '
+                '[{"role": "user", "content": "..."}, ...]}'
+            ) from error
+        rows.append(row)
+    if not rows:
+        raise ConversationsBroken(f"{path} is empty; a row is one conversation as JSON")
+    return rows
+
+
+class ConversationLoader:
+    """Rows of rendered conversations, in the order of the file (its curriculum), without end.
+
+    A row opens with the oldest buffered conversation and takes the longest that still fit; the rest
+    is filled with <|bos|> and not graded. `state` continues exactly where state_dict() was taken.
+    """
+
+    def __init__(
+        self,
+        conversations: list[dict[str, Any]],
+        tokenizer: Tokenizer,
+        rows: int,
+        context: int,
+        buffer: int = 64,
+        device: torch.device | str = "cpu",
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        self.conversations, self.tokenizer = conversations, tokenizer
+        self.rows, self.context, self.buffer, self.device = rows, context, buffer, device
+        self.position, self.waiting = 0, []  # waiting: indices of buffered conversations
+        if state:
+            self.position, self.waiting = state["position"], list(state["waiting"])
+        self.rendered: dict[int, tuple[list[int], list[int]]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position, "waiting": list(self.waiting)}
+
+    def _render(self, index: int) -> tuple[list[int], list[int]]:
+        if index not in self.rendered:
+            conversation = self.conversations[index % len(self.conversations)]
+            self.rendered[index] = self.tokenizer.render_conversation(
+                conversation, self.context + 1
+            )
+        return self.rendered[index]
+
+    def _fill(self) -> None:
+        while len(self.waiting) < self.buffer:
+            self.waiting.append(self.position)
+            self.position += 1
+
+    def _row(self) -> tuple[list[int], list[int]]:
+        """One row of context + 1 ids with their mask."""
+        ids: list[int] = []
+        mask: list[int] = []
+        while True:
+            self._fill()
+            room = self.context + 1 - len(ids)
+            sizes = {i: len(self._render(i)[0]) for i in self.waiting}
+            fitting = [i for i in self.waiting if sizes[i] <= room]
+            if not fitting:
+                break
+            # A row opens with the oldest, so that none waits for ever; then the longest that fit.
+            chosen = max(fitting, key=lambda i: sizes[i]) if ids else self.waiting[0]
+            self.waiting.remove(chosen)
+            more_ids, more_mask = self.rendered.pop(chosen)
+            ids, mask = ids + more_ids, mask + more_mask
+        pad = self.context + 1 - len(ids)
+        return ids + [self.tokenizer.special("bos")] * pad, mask + [0] * pad
+
+    def next_batch(self) -> tuple[Tensor, Tensor]:
+        """inputs and targets, int64 (rows, context)."""
+        rows = [self._row() for _ in range(self.rows)]
+        ids = torch.tensor([row[0] for row in rows])  # (B, T + 1)
+        graded = torch.tensor([row[1] for row in rows], dtype=torch.bool)
+        targets = torch.where(graded, ids, IGNORE)[:, 1:]
+        return ids[:, :-1].to(self.device), targets.contiguous().to(self.device)
