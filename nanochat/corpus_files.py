@@ -33,6 +33,7 @@ class Block(NamedTuple):
     path: Path
     start: int  # a row group's number, or the first byte of a piece of a text file
     end: int  # one past the last
+    rows: int = 1  # documents in it; of a text file that takes reading, so it is given as 1
 
 
 def blocks_of(path: Path, block_bytes: int = BLOCK_BYTES) -> list[Block]:
@@ -44,7 +45,10 @@ def blocks_of(path: Path, block_bytes: int = BLOCK_BYTES) -> list[Block]:
             for start in range(0, size, block_bytes)
         ]
     with open_parquet(path) as file:
-        return [Block(path, number, number + 1) for number in range(file.num_row_groups)]
+        return [
+            Block(path, number, number + 1, file.metadata.row_group(number).num_rows)
+            for number in range(file.num_row_groups)
+        ]
 
 
 def read_block(block: Block, column: str = "text") -> list[str]:
@@ -58,7 +62,7 @@ def read_block(block: Block, column: str = "text") -> list[str]:
 
 def open_parquet(path: Path) -> parquet.ParquetFile:
     try:
-        return parquet.ParquetFile(path)
+        return parquet.ParquetFile(path, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, FileNotFoundError):
             raise

@@ -12,7 +12,7 @@ Read: HUB -> open_documents -> Documents.stream.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 
 from nanochat.corpus_files import SUFFIXES, Block, blocks_of, read_block
@@ -52,7 +52,14 @@ class HubDataset:
         return self.pattern.format(shard)
 
     def local_file(self, shard: int) -> Path:
-        return data_dir(self.name) / Path(self.path_in_repository(shard)).name
+        return data_dir(self.name) / self.path_in_repository(shard).rpartition("/")[2]
+
+    def shards_here(self) -> list[int]:
+        """The numbers of the shards that were downloaded whole."""
+        folder = data_dir(self.name)
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        paths = map(self.path_in_repository, range(self.shards))
+        return [n for n, path in enumerate(paths) if path.rpartition("/")[2] in names]
 
 
 HUB = (
@@ -117,15 +124,16 @@ def local_documents(name: str, files: list[Path], split: str, column: str) -> "D
 
 
 def hub_documents(dataset: HubDataset, split: str) -> "Documents":
-    last = dataset.local_file(dataset.shards - 1)
-    files = [f for f in map(dataset.local_file, range(dataset.shards - 1)) if f.is_file()]
-    if not files or not last.is_file():
+    here, last = dataset.shards_here(), dataset.shards - 1
+    if last not in here or len(here) < 2:
         raise DataMissing(
-            f"{dataset.name} is not in {last.parent} (a training shard and the validation shard "
-            f"are needed): fetch it with `nanochat data-download --dataset {dataset.name}`"
+            f"{dataset.name} is not in {data_dir(dataset.name)} (a training shard and the "
+            "validation shard are needed): fetch it with "
+            f"`nanochat data-download --dataset {dataset.name}`"
         )
-    chosen = files if split == "train" else [last]
-    return Documents(f"{dataset.name}/{split}", all_blocks(chosen), dataset.column)
+    chosen = here[:-1] if split == "train" else [last]
+    files = [dataset.local_file(shard) for shard in chosen]
+    return Documents(f"{dataset.name}/{split}", all_blocks(files), dataset.column)
 
 
 def all_blocks(files: list[Path]) -> list[Block]:
@@ -144,6 +152,7 @@ class Documents:
         self.blocks = blocks
         self.column = column
         self.hold_out = hold_out
+        self.rows_before = [0, *accumulate(block.rows for block in blocks)]
 
     def __iter__(self) -> Iterator[str]:
         """Once through, in order."""
@@ -159,8 +168,7 @@ class Documents:
     def is_ours(self, number: int, row: int) -> bool:
         if self.hold_out is None:
             return True
-        # the block's number is added so that blocks of a single document are split too
-        held_out = (number + row) % HELD_OUT == HELD_OUT - 1
+        held_out = (self.rows_before[number] + row) % HELD_OUT == HELD_OUT - 1
         return held_out == (self.hold_out == "val")
 
     def stream(
@@ -208,6 +216,6 @@ class Documents:
         """Changes when files are added, removed, renamed or resized: a position is void then."""
         digest = hashlib.sha256(f"{self.column} {self.hold_out}".encode())
         sizes = {path: path.stat().st_size for path in {block.path for block in self.blocks}}
-        for path, start, end in self.blocks:
-            digest.update(f"{path.name} {sizes[path]} {start} {end}\n".encode())
+        for path, *place in self.blocks:
+            digest.update(f"{path.name} {sizes[path]} {place}\n".encode())
         return digest.hexdigest()

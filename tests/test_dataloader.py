@@ -89,7 +89,7 @@ def test_rows_of_a_hand_worked_corpus(tmp_path):
     assert targets.tolist() == [[*b"aaa", BOS, *b"aaa"]]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(length=st.integers(1, 40), buffer=st.integers(1, 20))
 def test_packing_equals_the_naive_packer(documents, length, buffer):
     expected = naive_rows(for_ever(documents), length + 1, buffer)
