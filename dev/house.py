@@ -44,10 +44,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 # `tinyworld` stands for tinyworld_people.py too, and so on: a part lives in its whole's row.
 ROWS = (
     "errors atomic cli paths device distributed server_process",
-    "tokenizer chat_format corpus_files dataset dataloader tinyworld",
-    "attention cross_entropy gpt trace",
+    "tokenizer chat_format corpus_files dataset download dataloader tinyworld",
+    "attention cross_entropy fused gpt trace",
     "muon adamw optimizers schedules scaling",
-    "checkpoint train_loop pretrain sft rl",
+    "checkpoint train_loop progress pretrain sft rl",
     "loss_eval core_eval chat_eval picture report stages",
     "kv_cache sampling engine scheduler speculative quantize tools execution export",
 )

@@ -35,7 +35,10 @@ Log = Callable[[str], None]
 Ledger = dict[str, dict[str, Any]]  # stage -> {"state", "seconds", "fingerprint"}
 
 # Modules that carry results but don't change them: editing one of these retrains nothing.
-PLUMBING = {"atomic", "cli", "errors", "paths", "picture", "report", "report_card", "stages"}
+PLUMBING = {
+    *("atomic", "cli", "errors", "paths", "progress"),
+    *("picture", "report", "report_card", "stages"),
+}
 LOCK_WAIT_S = 30  # a stage cut off a moment ago may still be saving
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
 
