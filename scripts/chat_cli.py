@@ -124,8 +124,7 @@ def talk(chat: Chat) -> None:
             elif line:
                 chat.ask(line)
         except EOFError:
-            print()
-            return
+            return print()
         except KeyboardInterrupt:
             note("Ctrl-D or /quit leaves", newline=True)
         except UserError as error:
