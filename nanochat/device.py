@@ -3,6 +3,7 @@
 Read: pick_device -> pick_dtype -> gemm_gflops. Nothing is probed on import.
 """
 
+import sys
 import time
 
 import torch
@@ -55,7 +56,7 @@ def gemm_gflops(
     device: torch.device, dtype: torch.dtype = torch.float32, size: int = 2048, rounds: int = 5
 ) -> float:
     """Median speed of a (size, size) @ (size, size) product, in 10^9 operations a second."""
-    a = torch.randn(size, size, device=device).to(dtype)
+    a = torch.ones(size, size, device=device).mul_(0.5).to(dtype)
     seconds = []
     for _ in range(rounds + 1):  # the first round warms up
         start = time.perf_counter()
@@ -64,3 +65,19 @@ def gemm_gflops(
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / sorted(seconds[1:])[rounds // 2] / 1e9
+
+
+def use_threads(count: int) -> None:
+    """0 keeps PyTorch's own choice: one thread for each core."""
+    if count > 0:
+        torch.set_num_threads(count)
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process ever held, in 10^6 bytes; 0 where the system won't say."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return 0.0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

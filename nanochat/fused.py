@@ -1,8 +1,8 @@
 """Small steps that happen thousands of times, each as one unit with a gradient worked out by hand.
 
-Called by gpt.py while training. PyTorch would record every multiplication of a norm or a rotation
-and walk them all backwards; here each function keeps only what its gradient needs. The mathematics
-is in the docstrings, and tests compare every function with its plain version, recorded step by step.
+Called by gpt.py. PyTorch would record every multiplication of a norm or a rotation and walk them
+all backwards; here each function keeps only what its gradient needs. The mathematics is in the
+docstrings, and tests compare every function with its plain version, recorded step by step.
 
 B batch, T time, C channels, H heads, D head size. g is the gradient that arrives from above.
 """

@@ -198,6 +198,9 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """The whole model. `dtype` is the format of the activations; weights are fp32."""
 
+    cos: Tensor  # (sequence_len, D/2), as sin
+    sin: Tensor
+
     def __init__(self, config: GPTConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.config, self.dtype = config, dtype
@@ -229,8 +232,8 @@ class GPT(nn.Module):
         bound = (3 / C) ** 0.5
         self.embed.weight.normal_(0, 0.8, generator=generator)
         self.head.weight.normal_(0, 0.001, generator=generator)
-        for table in self.values.values():
-            table.weight.uniform_(-bound, bound, generator=generator)
+        for weight in self.values.parameters():
+            weight.uniform_(-bound, bound, generator=generator)
         for name, weight in self.blocks.named_parameters():
             if name.endswith(("out.weight", "down.weight")):
                 weight.zero_()

@@ -1,19 +1,15 @@
 """Pretraining: learn to predict the next token of plain text.
 
-Called by scripts/base_train.py. Read: PretrainSettings -> Sizing -> prepare.
+Called by scripts/base_train.py. Read: PretrainSettings -> size_run -> plan_run -> prepare.
 The script brings what lies below in the import order: the evaluation and the progress display.
 """
 
 from dataclasses import dataclass, field
 
-import torch
-
-from nanochat.checkpoint import list_checkpoints, provenance
+from nanochat.checkpoint import provenance
 from nanochat.device import gemm_gflops, pick_device, pick_dtype
-from nanochat.errors import UserError
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.optimizers import Optimizers, OptimizerSettings
-from nanochat.paths import checkpoints_dir
 from nanochat.scaling import (
     BadPlan,
     Plan,
@@ -25,7 +21,7 @@ from nanochat.scaling import (
 )
 from nanochat.schedules import Schedule
 from nanochat.tokenizer import Tokenizer
-from nanochat.train_loop import Batches, LoopSettings, Run, RunExists, restore, seeded
+from nanochat.train_loop import Batches, LoopSettings, Run, seeded
 
 
 @dataclass(frozen=True)
@@ -51,10 +47,6 @@ class PretrainSettings(LoopSettings):
     final_lr_share: float = 0.05
     eval_tokens: int = 65536  # validation tokens of one evaluation
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-
-
-class NoProgress(UserError):
-    """The run is already at its last step."""
 
 
 @dataclass(frozen=True)
@@ -98,22 +90,7 @@ def plan_run(settings: PretrainSettings, sizing: Sizing) -> Plan:
     """What the run will cost on this machine (measures its GEMM speed for a moment)."""
     device = pick_device(settings.device)
     speed = gemm_gflops(device, pick_dtype(settings.dtype, device))
-    return make_plan(
-        sizing.config, sizing.steps, settings.rows, sizing.accumulation, device, speed
-    )
-
-
-def check_run_folder(stage: str, tag: str, settings: LoopSettings) -> None:
-    """A finished or started run of the same name is only replaced when asked."""
-    folder = checkpoints_dir(stage, tag)
-    found = list_checkpoints(folder)
-    if not found:
-        return
-    if not (settings.resume or settings.overwrite):
-        raise RunExists(
-            f"{folder} already holds {found[-1].name}; --resume goes on from it, --overwrite "
-            "replaces it, --tag NAME starts another run"
-        )
+    return make_plan(sizing.config, sizing.steps, settings.rows, sizing.accumulation, device, speed)
 
 
 def prepare(
@@ -141,6 +118,3 @@ def prepare(
         accumulation=sizing.accumulation,
         provenance=provenance(sizing.config, settings, tokenizer),
     )
-
-
-__all__ = ["NoProgress", "PretrainSettings", "restore", "torch"]

@@ -110,6 +110,34 @@ class Plan:
     def tokens(self) -> int:
         return self.steps * self.batch_tokens
 
+    def record(self) -> dict[str, float]:
+        """The plan for a program."""
+        return {
+            "parameters": self.sizes.total,
+            "matrix_parameters": self.sizes.matrices,
+            "flops_per_token": self.flops_per_token,
+            "steps": self.steps,
+            "batch_tokens": self.batch_tokens,
+            "tokens": self.tokens,
+            "memory_mb": round(self.memory_mb),
+            "seconds": round(self.seconds, 1),
+        }
+
+    def text(self) -> str:
+        """The plan for a person."""
+        minutes = self.seconds / 60
+        return "\n".join(
+            (
+                f"parameters   {self.sizes.total:,} ({self.sizes.matrices:,} in matrices, "
+                f"{self.sizes.tables:,} in tables)",
+                f"computation  {self.flops_per_token / 1e6:,.1f} MFLOP a token",
+                f"steps        {self.steps:,} of {self.batch_tokens:,} tokens: "
+                f"{self.tokens:,} tokens",
+                f"memory       about {self.memory_mb:,.0f} MB",
+                f"time         about {minutes:,.1f} minutes at this machine's measured speed",
+            )
+        )
+
 
 def make_plan(
     config: GPTConfig,

@@ -13,11 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanochat.checkpoint import Checkpoint, build_model, check_tokenizer, provenance
 from nanochat.cross_entropy import IGNORE
+from nanochat.device import pick_device, pick_dtype
 from nanochat.errors import UserError
-from nanochat.optimizers import OptimizerSettings
+from nanochat.optimizers import Optimizers, OptimizerSettings
+from nanochat.schedules import Schedule
 from nanochat.tokenizer import Tokenizer
-from nanochat.train_loop import LoopSettings
+from nanochat.train_loop import LoopSettings, Run
 
 
 class ConversationsBroken(UserError):
@@ -121,10 +124,50 @@ class ConversationLoader:
         pad = self.context + 1 - len(ids)
         return ids + [self.tokenizer.special("bos")] * pad, mask + [0] * pad
 
-    def next_batch(self) -> tuple[Tensor, Tensor]:
+    def __next__(self) -> tuple[Tensor, Tensor]:
         """inputs and targets, int64 (rows, context)."""
         rows = [self._row() for _ in range(self.rows)]
         ids = torch.tensor([row[0] for row in rows])  # (B, T + 1)
         graded = torch.tensor([row[1] for row in rows], dtype=torch.bool)
         targets = torch.where(graded, ids, IGNORE)[:, 1:]
         return ids[:, :-1].to(self.device), targets.contiguous().to(self.device)
+
+
+def steps_of(
+    settings: SftSettings, conversations: list[dict[str, Any]], tokenizer: Tokenizer
+) -> int:
+    """Optimizer steps: as asked, or as many as `epochs` passes over the conversations take.
+
+    Rows are about 92% full; the estimate renders every 50th conversation to know their size.
+    """
+    if settings.steps:
+        return settings.steps
+    sample = conversations[::50]
+    sizes = [len(tokenizer.render_conversation(one, settings.context + 1)[0]) for one in sample]
+    tokens = sum(sizes) / len(sizes) * len(conversations) * settings.epochs
+    return max(1, round(tokens / 0.92 / (settings.rows * settings.context * settings.accumulation)))
+
+
+def prepare_sft(
+    settings: SftSettings,
+    base: Checkpoint,
+    tokenizer: Tokenizer,
+    batches: ConversationLoader,
+    steps: int,
+) -> Run:
+    """A run that starts from a pretrained model, with a fresh optimizer."""
+    check_tokenizer(base.meta, tokenizer)
+    device = pick_device(settings.device)
+    model = build_model(base, pick_dtype(settings.dtype, device)).to(device)
+    return Run(
+        stage="sft",
+        tag=settings.tag or base.path.parent.name,
+        model=model,
+        optimizers=Optimizers(model, settings.optimizer),
+        schedule=Schedule(
+            steps, settings.warmup_steps, settings.warmdown_share, settings.final_lr_share
+        ),
+        batches=batches,
+        accumulation=settings.accumulation,
+        provenance=provenance(model.config, settings, tokenizer) | {"base": str(base.path.name)},
+    )

@@ -1,11 +1,12 @@
 """One training loop for all stages: pretrain.py and sft.py hand it the difference as arguments.
 
 Read: LoopSettings -> TrainState -> train -> take_step -> StopSignals.
-The order at a step is save, evaluate, learn: a run that dies in an evaluation loses nothing.
+A checkpoint comes before the evaluation of the same step: a run that dies in it loses nothing.
 B rows, T context. A batch is (inputs, targets), both int64 (B, T); a target of -1 is not graded.
 """
 
 import math
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -16,7 +17,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from nanochat.checkpoint import CheckpointMismatch, load_checkpoint, save_checkpoint
+from nanochat.checkpoint import (
+    Checkpoint,
+    CheckpointMismatch,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from nanochat.errors import UserError
 from nanochat.gpt import GPT
 from nanochat.optimizers import Optimizers
@@ -41,7 +48,7 @@ class Stopped(KeyboardInterrupt):
 class Batches(Protocol):
     """What the loop asks of dataloader.PackedLoader and sft.ConversationLoader."""
 
-    def next_batch(self) -> tuple[Tensor, Tensor]: ...
+    def __next__(self) -> tuple[Tensor, Tensor]: ...
     def state_dict(self) -> dict[str, Any]: ...
 
 
@@ -90,7 +97,7 @@ class Run:
     accumulation: int
     provenance: dict[str, Any]
     evaluate: Callable[[GPT], float] | None = None  # -> validation bits per byte
-    show: Callable[["Run", TrainState, float], None] = lambda run, state, seconds: None
+    show: Callable[["Run", float], None] = lambda run, seconds: None
     state: TrainState = field(default_factory=TrainState)
 
     def save(self, keep: int) -> None:
@@ -105,53 +112,71 @@ class Run:
         )
 
 
-def restore(run: Run, path: Any) -> dict[str, Any]:
-    """Load a checkpoint into model, optimizers and state; return the saved state of the batches."""
-    checkpoint = load_checkpoint(path)
+def resume_point(stage: str, tag: str, settings: LoopSettings) -> Checkpoint | None:
+    """The checkpoint to go on from, None for a fresh run; refuses to overwrite one unasked."""
+    folder = checkpoints_dir(stage, tag)
+    found = list_checkpoints(folder)
+    if not found:
+        return None
+    if settings.overwrite:
+        shutil.rmtree(folder)
+        return None
+    if not settings.resume:
+        raise RunExists(
+            f"{folder} already holds {found[-1].name}; --resume goes on from it, --overwrite "
+            "replaces it, --tag NAME starts another run"
+        )
+    return load_checkpoint(found[-1])
+
+
+def restore(run: Run, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights, optimizer and counters into a run of the same flags."""
     for key in ("model", "tokenizer"):
         if checkpoint.meta[key] != run.provenance[key]:
             raise CheckpointMismatch(
-                f"{path} has another {key} than these flags; use the flags it was made with, "
-                "or --overwrite to start afresh"
+                f"{checkpoint.path} has another {key} than these flags; use the flags it was made "
+                "with, or --overwrite to start afresh"
             )
     run.model.load_state_dict(checkpoint.model)
     run.optimizers.load_state_dict(checkpoint.optimizer)
     run.state = TrainState(**checkpoint.meta["loop"])
-    return checkpoint.meta["batches"]
 
 
 def train(run: Run, settings: LoopSettings) -> TrainState:
     """Run the schedule to its end, or to the first SIGINT or SIGTERM (raises Stopped)."""
     state, last = run.state, run.schedule.steps
+    save_every = settings.save_every or settings.eval_every
     run.model.train()
     with StopSignals() as signals:
-        while state.step < last:
+        while True:
+            measured = bool(state.curve) and state.curve[-1][0] == state.step
+            if run.evaluate and not measured and _due(state.step, settings.eval_every, last):
+                score = run.evaluate(run.model)
+                state.curve.append([state.step, state.shown_loss(), score, state.tokens])
+            if state.step >= last:
+                return state
             started = time.perf_counter()
             take_step(run)
-            state.seconds += time.perf_counter() - started
-            run.show(run, state, time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            state.seconds += seconds
+            run.show(run, seconds)
+            if signals.seen or _due(state.step, save_every, last):
+                run.save(settings.keep)
             if signals.seen and state.step < last:
-                run.save(settings.keep)
                 raise Stopped(f"saved at step {state.step}; --resume goes on from there")
-            if state.step == last or _due(state.step, settings.save_every or settings.eval_every):
-                run.save(settings.keep)
-            if run.evaluate and (state.step == last or _due(state.step, settings.eval_every)):
-                val = run.evaluate(run.model)
-                state.curve.append([state.step, state.shown_loss(), val, state.tokens])
-                run.model.train()
-    return state
 
 
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+def _due(step: int, every: int, last: int) -> bool:
+    return step == last or (every > 0 and step > 0 and step % every == 0)
 
 
 def take_step(run: Run) -> None:
     """One optimizer step: `accumulation` batches forward and backward, then the update."""
     state, total = run.state, 0.0
+    device = run.model.cos.device
     for _ in range(run.accumulation):
-        inputs, targets = run.batches.next_batch()
-        loss = run.model(inputs, targets)
+        inputs, targets = next(run.batches)
+        loss = run.model(inputs.to(device), targets.to(device))
         (loss / run.accumulation).backward()
         total += loss.item() / run.accumulation
         state.tokens += inputs.numel()

@@ -1,0 +1,41 @@
+"""Measure this machine: `nanochat bench train` times full training steps beside a bare product.
+
+Timings live here, never in a test. A noisy machine shows in the spread; run it on a quiet one.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from nanochat.bench import TrainBenchSettings, bench_train
+from nanochat.cli import parse, print_json, run
+from nanochat.errors import UserError
+
+BENCHES: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
+    "train": (TrainBenchSettings, bench_train),
+}
+
+
+class NoSuchBench(UserError):
+    """A bench was asked for that does not exist."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] not in BENCHES:
+        if argv and argv[0] in ("-h", "--help"):
+            print(f"usage: nanochat bench {{{','.join(BENCHES)}}} [flags]\n\n{__doc__}")
+            return 0
+        raise NoSuchBench(f"bench {argv[0] if argv else '(none)'}: choose {', '.join(BENCHES)}")
+    settings_type, bench = BENCHES[argv[0]]
+    settings = parse(settings_type, argv[1:], f"nanochat bench {argv[0]}", __doc__)
+    result = bench(settings)
+    for name, value in result.items():
+        print(f"{name:<18} {value}")
+    if settings.json:
+        print_json(result)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
