@@ -1,0 +1,115 @@
+"""The installer and the browser script answer a machine that lacks something in one sentence."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOOLS = ("bash", "date", "dirname", "sed", "tail", "timeout", "env", "id")
+
+
+@pytest.fixture
+def bare_path(tmp_path) -> Path:
+    """A PATH with the shell's own tools and nothing to install with."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in TOOLS:
+        found = shutil.which(name)
+        assert found, name
+        (tools / name).symlink_to(found)
+    return tools
+
+
+def call(script: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    bash = shutil.which("bash")
+    return subprocess.run(
+        [str(bash), str(ROOT / "dev" / script), *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def command(folder: Path, name: str, body: str) -> None:
+    (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("found", [None, "python3", "python3.12"])
+def test_without_a_new_enough_python_the_remedy_is_named(bare_path, tmp_path, found):
+    if found:
+        command(bare_path, found, "exit 1")  # as an old one answers when asked for 3.11
+    done = call("install.sh", str(tmp_path / "venv"), PATH=str(bare_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("install: no Python 3.11") and done.stderr.count("\n") == 1
+    assert "make PYTHON=" in done.stderr and not (tmp_path / "venv").exists()
+
+
+def fake_uv(folder: Path, log: Path, install_code: int) -> None:
+    """A uv that notes what it was told and which indexes it was given."""
+    lines = [
+        'case "$1" in',
+        "--version) exit 0;;",
+        f'venv) {sys.executable} -m venv --without-pip "${{@: -1}}";;',
+        f'pip) echo "$* | $UV_FIND_LINKS | $UV_EXTRA_INDEX_URL" >>{log}',
+        f"  exit {install_code};;",
+        "esac",
+    ]
+    command(folder, "uv", "\n".join(lines))
+
+
+def test_uv_gets_pips_settings_the_constraints_and_the_extras(bare_path, tmp_path):
+    log, venv = tmp_path / "log", tmp_path / "venv"
+    fake_uv(bare_path, log, install_code=0)
+    done = call(
+        "install.sh",
+        str(venv),
+        "dev",
+        PATH=str(bare_path),
+        PYTHON=sys.executable,
+        PIP_FIND_LINKS="/wheels/a /wheels/b",
+        PIP_EXTRA_INDEX_URL="file:///more",
+    )
+    assert done.returncode == 0, done.stderr
+    told = log.read_text()
+    assert "-c constraints.txt -e .[dev]" in told
+    assert "| /wheels/a,/wheels/b | file:///more" in told
+    assert float((venv / ".install_s").read_text()) >= 0
+
+
+def test_when_uv_fails_pip_takes_over(bare_path, tmp_path):
+    venv, told = tmp_path / "venv", tmp_path / "told"
+    fake_uv(bare_path, tmp_path / "log", install_code=1)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    pip = venv / "lib" / f"python3.{sys.version_info.minor}" / "site-packages" / "pip"
+    pip.mkdir()
+    (pip / "__main__.py").write_text(
+        f"import sys, pathlib; pathlib.Path({str(told)!r}).write_text(' '.join(sys.argv))"
+    )
+    done = call("install.sh", str(venv), PATH=str(bare_path), PYTHON=sys.executable)
+    assert done.returncode == 0 and "trying pip" in done.stderr
+    assert "-c constraints.txt -e ." in told.read_text()
+
+
+def test_without_a_browser_and_without_root_the_remedy_is_named(bare_path):
+    (bare_path / "id").unlink()
+    command(bare_path, "id", "echo 1000")
+    done = call("browser.sh", PATH=str(bare_path))
+    assert done.returncode == 1
+    assert "apt-get install chromium" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_browser_that_is_there_is_left_alone(bare_path):
+    command(bare_path, "chromium", "exit 0")
+    done = call("browser.sh", PATH=str(bare_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_scripts_are_sound_shell():
+    for script in (*ROOT.glob("dev/*.sh"), ROOT / ".ci" / "run"):
+        done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
+        assert done.returncode == 0 and os.access(script, os.X_OK), f"{script}: {done.stderr}"
