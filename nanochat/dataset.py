@@ -10,7 +10,7 @@ Read: HUB -> open_documents -> Documents.stream.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from pathlib import Path
@@ -134,6 +134,21 @@ def hub_documents(dataset: HubDataset, split: str) -> "Documents":
     chosen = here[:-1] if split == "train" else [last]
     files = [dataset.local_file(shard) for shard in chosen]
     return Documents(f"{dataset.name}/{split}", all_blocks(files), dataset.column)
+
+
+def limited(texts: Iterable[str], max_characters: int, document_cap: int) -> Iterator[str]:
+    """The beginning of each text, up to `document_cap`, until `max_characters` in all.
+
+    >>> list(limited(["abcd", "ef", "gh"], max_characters=6, document_cap=3))
+    ['abc', 'ef', 'g']
+    """
+    left = max_characters
+    for text in texts:
+        if left <= 0:
+            return
+        piece = text[: min(document_cap, left)]
+        left -= len(piece)
+        yield piece
 
 
 def all_blocks(files: list[Path]) -> list[Block]:
