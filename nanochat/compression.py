@@ -7,6 +7,7 @@ Called by tok_eval and tok_train. Read: sample_texts -> encoders -> compare.
 """
 
 import json
+import os
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -44,10 +45,11 @@ def sample_texts() -> dict[str, list[str]]:
 
 def library_texts() -> Iterator[str]:
     """The source of Python's own library, without its tests, in a fixed order."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        if not {"test", "tests", "idle_test", "site-packages"} & set(path.parts):
-            yield path.read_text(encoding="utf-8", errors="replace")
+    for folder, folders, files in os.walk(sysconfig.get_paths()["stdlib"]):
+        folders[:] = sorted(set(folders) - {"test", "tests", "idle_test", "site-packages"})
+        for name in sorted(files):
+            if name.endswith(".py"):
+                yield Path(folder, name).read_text(encoding="utf-8", errors="replace")
 
 
 def encoders(tokenizer: Tokenizer) -> dict[str, Callable[[str], int]]:
