@@ -16,9 +16,9 @@ const BOS = 26;
 
 /** Every matrix in the order microgpt.py draws it: name, rows (outputs), columns (inputs). */
 const SHAPES = Object.freeze([
-  ["wte", 27, 16], ["wpe", 16, 16], ["lm_head", 27, 16],
-  ["attn_wq", 16, 16], ["attn_wk", 16, 16], ["attn_wv", 16, 16], ["attn_wo", 16, 16],
-  ["mlp_fc1", 64, 16], ["mlp_fc2", 16, 64],
+  ["token", 27, 16], ["position", 16, 16], ["head", 27, 16],
+  ["query", 16, 16], ["key", 16, 16], ["value", 16, 16], ["mix", 16, 16],
+  ["up", 64, 16], ["down", 16, 64],
 ]);
 
 /** name -> {rows, cols, start}: where a matrix lies in the one long list of parameters. */
@@ -93,7 +93,7 @@ class ScalarGPT {
     return exps.map((e) => e.div(total));
   }
 
-  static rmsnorm(x) {
+  static normalise(x) {
     const meanSquare = sumValues(x.map((xi) => xi.mul(xi))).div(x.length);
     const scale = meanSquare.add(1e-5).pow(-0.5);
     return x.map((xi) => xi.mul(scale));
@@ -102,21 +102,21 @@ class ScalarGPT {
   /** Scores for the next token, from this token, its position and the keys and values so far. */
   next(token, position, keys, values) {
     const m = this.matrices;
-    let x = m.wte[token].map((t, i) => t.add(m.wpe[position][i]));
-    x = ScalarGPT.rmsnorm(x);
+    let x = m.token[token].map((t, i) => t.add(m.position[position][i]));
+    x = ScalarGPT.normalise(x);
     let before = x;
-    x = this.attention(ScalarGPT.rmsnorm(x), keys, values).map((a, i) => a.add(before[i]));
+    x = this.attention(ScalarGPT.normalise(x), keys, values).map((a, i) => a.add(before[i]));
     before = x;
-    x = ScalarGPT.linear(ScalarGPT.rmsnorm(x), m.mlp_fc1).map((h) => h.relu());
-    x = ScalarGPT.linear(x, m.mlp_fc2).map((a, i) => a.add(before[i]));
-    return ScalarGPT.linear(x, m.lm_head);
+    x = ScalarGPT.linear(ScalarGPT.normalise(x), m.up).map((h) => h.relu());
+    x = ScalarGPT.linear(x, m.down).map((a, i) => a.add(before[i]));
+    return ScalarGPT.linear(x, m.head);
   }
 
   attention(x, keys, values) {
     const m = this.matrices;
-    const q = ScalarGPT.linear(x, m.attn_wq);
-    keys.push(ScalarGPT.linear(x, m.attn_wk));
-    values.push(ScalarGPT.linear(x, m.attn_wv));
+    const q = ScalarGPT.linear(x, m.query);
+    keys.push(ScalarGPT.linear(x, m.key));
+    values.push(ScalarGPT.linear(x, m.value));
     const gathered = [];
     for (let h = 0; h < CONFIG.heads; h++) {
       const mine = Array.from({ length: CONFIG.headSize }, (_, j) => h * CONFIG.headSize + j);
@@ -127,7 +127,7 @@ class ScalarGPT {
         gathered.push(sumValues(weights.map((w, t) => w.mul(values[t][j]))));
       }
     }
-    return ScalarGPT.linear(gathered, m.attn_wo);
+    return ScalarGPT.linear(gathered, m.mix);
   }
 
   /** Mean surprise over one document, as a Value ready for backward(). */

@@ -115,25 +115,25 @@ function forward(weights, tokens, T, lab) {
   for (let t = 0; t < T; t++) {
     for (let c = 0; c < C; c++) {
       const i = t * C + c;
-      x.tokenRow[i] = weights[m.wte.start + tokens[t] * C + c];
-      x.positionRow[i] = weights[m.wpe.start + i];
+      x.tokenRow[i] = weights[m.token.start + tokens[t] * C + c];
+      x.positionRow[i] = weights[m.position.start + i];
       x.embedded[i] = x.tokenRow[i] + x.positionRow[i];
     }
   }
   normRows(x.norm0, x.scale0, x.embedded, T);
   normRows(x.norm1, x.scale1, x.norm0, T);
-  applyMatrix(x.q, weights, m.attn_wq, x.norm1, T);
-  applyMatrix(x.k, weights, m.attn_wk, x.norm1, T);
-  applyMatrix(x.v, weights, m.attn_wv, x.norm1, T);
+  applyMatrix(x.q, weights, m.query, x.norm1, T);
+  applyMatrix(x.k, weights, m.key, x.norm1, T);
+  applyMatrix(x.v, weights, m.value, x.norm1, T);
   attend(x, lab);
-  applyMatrix(x.attnOut, weights, m.attn_wo, x.gathered, T);
+  applyMatrix(x.attnOut, weights, m.mix, x.gathered, T);
   for (let i = 0; i < T * C; i++) x.resid1[i] = x.attnOut[i] + x.norm0[i];
   normRows(x.norm2, x.scale2, x.resid1, T);
-  applyMatrix(x.hidden, weights, m.mlp_fc1, x.norm2, T);
+  applyMatrix(x.hidden, weights, m.up, x.norm2, T);
   for (let i = 0; i < x.hidden.length; i++) x.active[i] = Math.max(0, x.hidden[i]);
-  applyMatrix(x.mlpOut, weights, m.mlp_fc2, x.active, T);
+  applyMatrix(x.mlpOut, weights, m.down, x.active, T);
   for (let i = 0; i < T * C; i++) x.resid2[i] = x.mlpOut[i] + x.resid1[i];
-  applyMatrix(x.logits, weights, m.lm_head, x.resid2, T);
+  applyMatrix(x.logits, weights, m.head, x.resid2, T);
   x.probs.set(x.logits);
   for (let t = 0; t < T; t++) softmaxInPlace(x.probs, t * CONFIG.vocabulary, CONFIG.vocabulary);
   return x;
@@ -189,29 +189,29 @@ function backward(weights, tokens, x) {
   for (let t = 0; t < T; t++) dLogits[t * V + tokens[t + 1]] -= 1 / T;
 
   const dResid2 = zeros(C);
-  applyMatrixBack(dLogits, weights, grads, m.lm_head, x.resid2, dResid2, T);
+  applyMatrixBack(dLogits, weights, grads, m.head, x.resid2, dResid2, T);
   const dResid1 = dResid2.slice(); // the bypass arrow hands the gradient on unchanged
   const dActive = zeros(F);
-  applyMatrixBack(dResid2, weights, grads, m.mlp_fc2, x.active, dActive, T);
+  applyMatrixBack(dResid2, weights, grads, m.down, x.active, dActive, T);
   for (let i = 0; i < dActive.length; i++) if (x.hidden[i] <= 0) dActive[i] = 0;
   const dNorm2 = zeros(C);
-  applyMatrixBack(dActive, weights, grads, m.mlp_fc1, x.norm2, dNorm2, T);
+  applyMatrixBack(dActive, weights, grads, m.up, x.norm2, dNorm2, T);
   normRowsBack(dResid1, dNorm2, x.scale2, x.resid1, T);
 
   const dNorm0 = dResid1.slice();
   const [dGathered, dq, dk, dv, dNorm1] = [zeros(C), zeros(C), zeros(C), zeros(C), zeros(C)];
-  applyMatrixBack(dResid1, weights, grads, m.attn_wo, x.gathered, dGathered, T);
+  applyMatrixBack(dResid1, weights, grads, m.mix, x.gathered, dGathered, T);
   attendBack(x, dGathered, dq, dk, dv);
-  applyMatrixBack(dq, weights, grads, m.attn_wq, x.norm1, dNorm1, T);
-  applyMatrixBack(dk, weights, grads, m.attn_wk, x.norm1, dNorm1, T);
-  applyMatrixBack(dv, weights, grads, m.attn_wv, x.norm1, dNorm1, T);
+  applyMatrixBack(dq, weights, grads, m.query, x.norm1, dNorm1, T);
+  applyMatrixBack(dk, weights, grads, m.key, x.norm1, dNorm1, T);
+  applyMatrixBack(dv, weights, grads, m.value, x.norm1, dNorm1, T);
   normRowsBack(dNorm0, dNorm1, x.scale1, x.norm0, T);
   const dEmbedded = zeros(C);
   normRowsBack(dEmbedded, dNorm0, x.scale0, x.embedded, T);
   for (let t = 0; t < T; t++) {
     for (let c = 0; c < C; c++) {
-      grads[m.wte.start + tokens[t] * C + c] += dEmbedded[t * C + c];
-      grads[m.wpe.start + t * C + c] += dEmbedded[t * C + c];
+      grads[m.token.start + tokens[t] * C + c] += dEmbedded[t * C + c];
+      grads[m.position.start + t * C + c] += dEmbedded[t * C + c];
     }
   }
   return grads;

@@ -1,0 +1,74 @@
+/* Colours with a meaning, for canvases and cells. Names of colours live in style/1_base.css.
+
+   A number's colour runs from violet (negative) through the background (zero) to gold (positive);
+   these two are told apart by every common kind of colour blindness. Read: rampColour -> paint. */
+"use strict";
+
+const RAMPS = {
+  dark: { low: [151, 128, 255], zero: [27, 33, 43], high: [255, 205, 92] },
+  light: { low: [84, 48, 190], zero: [245, 243, 236], high: [176, 108, 0] },
+};
+
+/** What each matrix belongs to; the class name picks the colour in CSS. */
+const PART_OF = {
+  token: "embed", position: "embed", head: "output", query: "attn", key: "attn", value: "attn",
+  mix: "attn", up: "mlp", down: "mlp",
+};
+const PART_NAMES = {
+  embed: "embeddings", attn: "attention", mlp: "thinking layer (MLP)", output: "output head",
+};
+
+function themeName() { return document.documentElement.dataset.theme; }
+
+function cssColour(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+/** [r, g, b] of a value, full colour at ±limit. The root makes small numbers visible too. */
+function rampRgb(value, limit) {
+  const ramp = RAMPS[themeName()];
+  const end = value < 0 ? ramp.low : ramp.high;
+  const share = limit > 0 ? Math.min(1, Math.abs(value) / limit) ** 0.7 : 0;
+  return ramp.zero.map((z, i) => Math.round(z + (end[i] - z) * share));
+}
+
+function rampColour(value, limit) { return `rgb(${rampRgb(value, limit).join(" ")})`; }
+
+/** Black or white, whichever can be read on that colour. */
+function inkOn(value, limit) {
+  const [r, g, b] = rampRgb(value, limit).map((c) => (c / 255) ** 2.2);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.22 ? "#101418" : "#ffffff";
+}
+
+/** The size at which colour is full: the largest number present. */
+function largest(numbers) {
+  let top = 0;
+  for (const x of numbers) top = Math.max(top, Math.abs(x));
+  return top || 1;
+}
+
+/** Draws rows × cols numbers on a canvas, one picture dot each; CSS scales it without blur. */
+function paint(canvas, numbers, rows, cols, limit = largest(numbers)) {
+  if (canvas.width !== cols || canvas.height !== rows) {
+    canvas.width = cols;
+    canvas.height = rows;
+  }
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(cols, rows);
+  for (let i = 0; i < rows * cols; i++) {
+    const [r, g, b] = rampRgb(numbers[i], limit);
+    image.data.set([r, g, b, 255], i * 4);
+  }
+  context.putImageData(image, 0, 0);
+}
+
+/** A canvas ready for sharp drawing at the screen's own resolution. Units are CSS pixels. */
+function sharpContext(canvas, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return context;
+}
