@@ -136,17 +136,17 @@ class Preset:
     activation: Callable[[Value], Value]
     beta1: float  # Adam: how slowly the mean gradient is forgotten
     beta2: float  # Adam: how slowly its mean square is forgotten
-    rate: Callable[[float], float]  # learning rate, from the fraction of the schedule behind us
+    rate: Callable[[int, int], float]  # learning rate from the step and the number of steps
 
 
 PRESETS = {
     "a": Preset(
         8, 500, 0.02, 0.0, lambda v: v.relu() ** 2, 0.9, 0.95,
-        rate=lambda done: 0.01 * 0.5 * (1 + math.cos(math.pi * done)),
+        rate=lambda step, steps: 0.01 * 0.5 * (1 + math.cos(math.pi * step / steps)),
     ),
     "b": Preset(
         16, 1000, 0.08, 0.08, lambda v: v.relu(), 0.85, 0.99,
-        rate=lambda done: 0.01 * (1 - done),
+        rate=lambda step, steps: 0.01 * (1 - step / steps),
     ),
 }  # fmt: skip
 
@@ -249,7 +249,7 @@ def train(
     for step in range(steps):
         loss = loss_of(tokens.encode(lines[step % len(lines)]), weights, preset)
         loss.backward()
-        rate = preset.rate(step / preset.steps)
+        rate = preset.rate(step, preset.steps)
         mean_share = 1 - preset.beta1 ** (step + 1)  # both started at 0: undo that bias
         square_share = 1 - preset.beta2 ** (step + 1)
         for i, p in enumerate(parameters):
