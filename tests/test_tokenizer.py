@@ -145,7 +145,9 @@ def test_every_kind_of_character_is_split_alike_by_both_engines(tokenizer, huggi
 
 @pytest.mark.slow
 def test_every_character_of_unicode_is_split_alike_by_both_engines(tokenizer, hugging_face):
-    characters = [chr(c) for c in range(sys.maxunicode + 1) if not 0xD800 <= c < 0xE000]
+    """Planes 0 to 3 and 14, which hold every character; the others are empty or private."""
+    codes = [*range(0xD800), *range(0xE000, 0x40000), *range(0xE0000, 0xE1000)]
+    characters = [chr(code) for code in codes]
     for start in range(0, len(characters), 4_000):
         text = "".join(f"a{c}a {c} 1{c}\n" for c in characters[start : start + 4_000])
         assert hugging_face.encode(text).ids == tokenizer.encode(text)
