@@ -53,9 +53,10 @@ def batches(source, count):
 
 def naive_rows(texts, capacity, buffer_documents):
     """The rule, word for word: the largest that fits (oldest of equals), else crop the shortest."""
-    texts, waiting = iter(texts), []
+    texts = iter(texts)
+    waiting: list[list[int]] = []
     while True:
-        row = []
+        row: list[int] = []
         while len(row) < capacity:
             while len(waiting) < buffer_documents:
                 waiting.append([BOS, *next(texts).encode()])
@@ -116,13 +117,12 @@ def test_a_buffer_of_one_keeps_the_order_of_documents(documents):
 
 def documents_in(row):
     """The token lists between the bos of a row, but for one that was cut to less than its name."""
-    parts, current = [], None
+    parts: list[list[int]] = []
     for token in row:
         if token == BOS:
-            current = []
-            parts.append(current)
+            parts.append([])
         else:
-            current.append(token)
+            parts[-1].append(token)
     return [p for p in parts if ord(":") in p]
 
 
@@ -236,7 +236,7 @@ def test_a_corpus_without_text_is_an_error_and_not_an_endless_search(tmp_path):
             next(loader(open_documents(tmp_path), world_size=world_size))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     lengths=st.lists(st.integers(0, 50), min_size=1, max_size=20),
     rows_per_group=st.integers(1, 6),

@@ -168,6 +168,7 @@ def test_the_last_shard_of_a_hub_dataset_is_for_validation(base, dataset):
 
 def test_shards_are_named_as_on_the_hub():
     climbmix, fineweb = find_hub_dataset("climbmix"), find_hub_dataset("HuggingFaceFW/fineweb-edu")
+    assert climbmix and fineweb
     assert climbmix.path_in_repository(6542) == "shard_06542.parquet"
     assert fineweb.path_in_repository(13) == "sample/10BT/013_00000.parquet"
 

@@ -12,7 +12,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def test_bars_are_as_high_as_their_values():
     svg = bar_chart_svg("T", {"a": {"s": 2.0, "t": 4.0}, "b": {"s": 1.0}}, "kind", "size")
     bars = [r for r in ElementTree.fromstring(svg).iter(f"{SVG}rect") if len(r)]
-    heights = [float(bar.get("height")) for bar in bars]
+    heights = [float(bar.attrib["height"]) for bar in bars]
     assert len(bars) == 3
     assert heights[0] == pytest.approx(heights[1] / 2, abs=0.2)
     assert heights[2] == pytest.approx(heights[1] / 4, abs=0.2)
@@ -26,7 +26,7 @@ def test_names_are_escaped_and_axes_are_labelled():
 
 def test_a_line_breaks_where_a_value_is_not_finite():
     svg = line_chart_svg("T", {"s": [(0, 1), (1, float("nan")), (2, 3), (3, 4)]}, "x", "y")
-    paths = [p.get("d") for p in ElementTree.fromstring(svg).iter(f"{SVG}path")]
+    paths = [p.attrib["d"] for p in ElementTree.fromstring(svg).iter(f"{SVG}path")]
     line = next(d for d in paths if d.count("M") == 2)
     assert line.count("L") == 1
 

@@ -10,7 +10,13 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nanochat.chat_format import SPECIALS, BadConversation, NothingToLearn, special_text
+from nanochat.chat_format import (
+    SPECIALS,
+    BadConversation,
+    Conversation,
+    NothingToLearn,
+    special_text,
+)
 from nanochat.tokenizer import (
     FILE_NAME,
     SPLIT_PATTERN,
@@ -301,7 +307,8 @@ def test_a_broken_conversation_is_refused_with_its_reason(tokenizer, broken, wor
 
 
 def test_there_must_be_something_to_answer(tokenizer):
-    for nothing in ({"messages": []}, {"messages": [{"role": "assistant", "content": "a"}]}):
+    alone: Conversation = {"messages": [{"role": "assistant", "content": "a"}]}
+    for nothing in ({"messages": []}, alone):
         with pytest.raises(BadConversation, match="ends with a user message"):
             tokenizer.render_for_completion(nothing)
 
