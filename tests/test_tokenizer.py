@@ -308,7 +308,8 @@ def test_a_broken_conversation_is_refused_with_its_reason(tokenizer, broken, wor
 
 def test_there_must_be_something_to_answer(tokenizer):
     alone: Conversation = {"messages": [{"role": "assistant", "content": "a"}]}
-    for nothing in ({"messages": []}, alone):
+    empty: Conversation = {"messages": []}
+    for nothing in (empty, alone):
         with pytest.raises(BadConversation, match="ends with a user message"):
             tokenizer.render_for_completion(nothing)
 
