@@ -44,10 +44,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 # `tinyworld` stands for tinyworld_people.py too, and so on: a part lives in its whole's row.
 ROWS = (
     "errors atomic cli paths device distributed server_process",
-    "tokenizer chat_format corpus_files dataset download dataloader tinyworld",
+    "tokenizer chat_format corpus_files dataset download dataloader tinyworld compression",
     "attention cross_entropy fused gpt trace",
     "muon adamw optimizers schedules scaling",
-    "checkpoint train_loop progress pretrain sft rl",
+    "checkpoint train_loop progress pretrain sft rl bench",
     "loss_eval core_eval chat_eval picture report stages",
     "kv_cache sampling engine scheduler speculative quantize tools execution export",
 )

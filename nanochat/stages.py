@@ -36,7 +36,7 @@ Ledger = dict[str, dict[str, Any]]  # stage -> {"state", "seconds", "fingerprint
 
 # Modules that carry results but don't change them: editing one of these retrains nothing.
 PLUMBING = {
-    *("atomic", "cli", "errors", "paths", "progress"),
+    *("atomic", "cli", "compression", "errors", "paths", "progress"),
     *("picture", "report", "report_card", "stages"),
 }
 LOCK_WAIT_S = 30  # a stage cut off a moment ago may still be saving
@@ -57,7 +57,7 @@ class Stage:
 
     name: str  # the verb, as in `nanochat base-train`
     about: str  # what it does, for a reader without machine learning
-    command: tuple[str, ...]  # arguments for Python: ("-m", "scripts.base_train", "--depth", "4")
+    command: tuple[str, ...]  # for Python: ("-m", "scripts", "base-train", "--depth", "4")
     outputs: tuple[str, ...]  # glob patterns under the base folder; all must match something
     needs: tuple[str, ...] = ()  # the stages whose outputs it reads
     fresh: tuple[str, ...] = ()  # added to the command when it starts from nothing
@@ -107,8 +107,8 @@ def is_text(statement: ast.stmt) -> bool:
 def fingerprint(stage: Stage, before: dict[str, str], root: Path = ROOT) -> str:
     """One word for everything a stage's outputs depend on; `before` has those of earlier stages."""
     digest = hashlib.sha256(json.dumps(stage.command).encode())
-    if stage.command[0] == "-m":
-        sources = code_behind(stage.command[1], root)
+    if stage.command[:2] == ("-m", "scripts"):
+        sources = code_behind(f"scripts.{stage.command[2].replace('-', '_')}", root)
         sources += [path for pattern in stage.files for path in sorted(root.glob(pattern))]
         for path in sources:
             digest.update(f"{path.relative_to(root)}\n{meaning_of(path)}".encode())

@@ -20,7 +20,7 @@ TABLE = (
     Stage(
         name="tinyworld-make",
         about="writing the stories and questions of a small made-up world",
-        command=("-m", "scripts.tinyworld_make"),
+        command=("-m", "scripts", "tinyworld-make"),
         outputs=(
             "data/tinyworld/train-*.parquet",
             "data/tinyworld/val.parquet",
@@ -35,14 +35,14 @@ TABLE = (
     Stage(
         name="tok-train",
         about="finding the pieces of text that the model will read and write",
-        command=("-m", "scripts.tok_train"),
+        command=("-m", "scripts", "tok-train"),
         outputs=("tokenizer/tokenizer.json",),
         needs=("tinyworld-make",),
     ),
     Stage(
         name="base-train",
         about="training the model to continue the stories",
-        command=("-m", "scripts.base_train"),
+        command=("-m", "scripts", "base-train"),
         outputs=("checkpoints/base/*/step_*", "report/base.json"),
         needs=("tinyworld-make", "tok-train"),
         fresh=("--overwrite",),
@@ -51,7 +51,7 @@ TABLE = (
     Stage(
         name="chat-sft",
         about="teaching it to answer in a conversation",
-        command=("-m", "scripts.chat_sft"),
+        command=("-m", "scripts", "chat-sft"),
         outputs=("checkpoints/sft/*/step_*", "report/sft.json"),
         needs=("base-train",),
         fresh=("--overwrite",),
@@ -60,7 +60,7 @@ TABLE = (
     Stage(
         name="chat-eval",
         about="asking it the questions it has never seen",
-        command=("-m", "scripts.chat_eval"),
+        command=("-m", "scripts", "chat-eval"),
         outputs=("report/exam.json",),
         needs=("chat-sft",),
     ),

@@ -131,7 +131,7 @@ def test_only_code_that_can_change_a_result_changes_a_fingerprint(tmp_path):
     (tmp_path / "nanochat").mkdir()
     script, module = tmp_path / "scripts" / "make.py", tmp_path / "nanochat" / "words.py"
     catalogue = tmp_path / "nanochat" / "words.json"
-    stage = Stage("make", "", ("-m", "scripts.make"), (), files=("nanochat/words*.json",))
+    stage = Stage("make", "", ("-m", "scripts", "make"), (), files=("nanochat/words*.json",))
 
     def mark(constant: str, comment: str, listed: str = "{}") -> str:
         script.write_text('"""A map."""\nfrom nanochat import words\n')
