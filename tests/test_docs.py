@@ -53,10 +53,11 @@ def commands_of(page: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """As after `source .venv/bin/activate`: the tests' own environment comes first."""
+    """As after `source .venv/bin/activate`, and not as inside the make that runs these tests."""
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     venv = Path(sys.executable).parent
     path = f"{venv}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "VENV": str(venv.parent), **more}
+    return {**outside, "MFLAGS": "", "PATH": path, "VENV": str(venv.parent), **more}
 
 
 @pytest.mark.parametrize("page", PAGES)
