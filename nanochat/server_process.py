@@ -1,7 +1,7 @@
 """The one chat server that `make up` started from this folder: its pid file, and how to stop it.
 
-Called by scripts/build.py (`write_pid_file`, just before it becomes the server) and by
-scripts/down.py (`stop_server`). A pid is believed only while that process really is a chat server:
+Called by scripts/build.py (`refuse_second_server` before it builds, `write_pid_file` just before it
+becomes the server) and by scripts/down.py (`stop_server`). A pid is believed only while that process really is a chat server:
 numbers are used again.
 """
 
@@ -29,13 +29,18 @@ def pid_file(base: Path) -> Path:
     return base / "server.pid"
 
 
-def write_pid_file(base: Path) -> None:
-    """Say that this process is about to become the server; refuses when there is one."""
+def refuse_second_server(base: Path) -> None:
+    """One server a folder: two would answer from one model on two ports, and one would be lost."""
     process = running_server(base)
     if process is not None and process.pid != os.getpid():
         raise ServerRuns(
             f"process {process.pid} already serves this model; stop it with `make down` first"
         )
+
+
+def write_pid_file(base: Path) -> None:
+    """Say that this process is about to become the server; refuses when there is one."""
+    refuse_second_server(base)
     write_atomically(pid_file(base), f"{os.getpid()}\n")
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from nanochat.cli import parse, run
 from nanochat.paths import base_dir
 from nanochat.report_card import publish_card, text_card
-from nanochat.server_process import write_pid_file
+from nanochat.serve.settings import ServeSettings
+from nanochat.server_process import refuse_second_server, write_pid_file
 from nanochat.stages import Stage, build, duration, plan, read_ledger, write_entry
 
 TABLE = (
@@ -89,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for stage, todo in plan(TABLE, settings.keep):
             print(f"{stage.name:<16} {'to do' if todo else 'made'}: {stage.about}")
         return 0
+    if settings.serve:
+        check_address(settings.port)
     if settings.install_s and "install" not in read_ledger():
         write_entry("install", "done", settings.install_s)
     seconds = build(TABLE, say, settings.keep)
@@ -102,6 +105,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def say(line: str) -> None:
     print(f"build: {line}", flush=True)  # before the stage's own output, also in a pipe
+
+
+def check_address(port: int) -> None:
+    """A taken port, or a server that runs already, is told before the training, not after it."""
+    from nanochat.serve.server import open_socket  # a build that serves nothing needs no server
+
+    refuse_second_server(base_dir())
+    usual = ServeSettings()
+    open_socket(usual.host, port or usual.port).close()
 
 
 def serve(port: int) -> None:
