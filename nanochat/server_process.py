@@ -1,8 +1,8 @@
 """The one chat server that `make up` started from this folder: its pid file, and how to stop it.
 
 Called by scripts/build.py (`refuse_second_server` before it builds, `write_pid_file` just before it
-becomes the server) and by scripts/down.py (`stop_server`). A pid is believed only while that process really is a chat server:
-numbers are used again.
+becomes the server) and by scripts/down.py (`stop_server`). A pid is believed only while that
+process really is a chat server: numbers are used again.
 """
 
 import os
