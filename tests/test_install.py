@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ("bash", "date", "dirname", "sed", "tail", "timeout", "env", "id")
+TOOLS = ("bash", "date", "dirname", "sed", "tail", "timeout", "env", "id", "touch")
 
 
 @pytest.fixture
@@ -24,10 +24,10 @@ def bare_path(tmp_path) -> Path:
     return tools
 
 
-def call(script: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
-    bash = shutil.which("bash")
+def call(script: str, *words: str, root: Path = ROOT, **environment: str):
+    """Run dev/SCRIPT with this environment and no other; returns the CompletedProcess."""
     return subprocess.run(
-        [str(bash), str(ROOT / "dev" / script), *words],
+        [str(shutil.which("bash")), str(root / "dev" / script), *words],
         env=environment,
         capture_output=True,
         text=True,
@@ -95,18 +95,40 @@ def test_when_uv_fails_pip_takes_over(bare_path, tmp_path):
     assert "-c constraints.txt -e ." in told.read_text()
 
 
-def test_without_a_browser_and_without_root_the_remedy_is_named(bare_path):
+@pytest.fixture
+def other_clone(tmp_path) -> Path:
+    """A folder with nothing in it but the browser script, in its place."""
+    (tmp_path / "clone" / "dev").mkdir(parents=True)
+    shutil.copy(ROOT / "dev" / "browser.sh", tmp_path / "clone" / "dev")
+    return tmp_path / "clone"
+
+
+def test_without_a_browser_and_without_root_the_remedy_is_named(bare_path, other_clone):
     (bare_path / "id").unlink()
     command(bare_path, "id", "echo 1000")
-    done = call("browser.sh", PATH=str(bare_path))
+    done = call("browser.sh", root=other_clone, PATH=str(bare_path))
     assert done.returncode == 1
     assert "apt-get install chromium" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_browser_that_is_there_is_left_alone(bare_path):
+def test_a_browser_that_is_there_is_left_alone(bare_path, other_clone):
     command(bare_path, "chromium", "exit 0")
-    done = call("browser.sh", PATH=str(bare_path))
+    done = call("browser.sh", root=other_clone, PATH=str(bare_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_accessibility_checker_is_installed_once_and_npm_is_asked_for(bare_path, other_clone):
+    command(bare_path, "chromium", "exit 0")
+    packages = other_clone / "tests" / "browser"
+    (packages / "node_modules").mkdir(parents=True)
+    (packages / "package-lock.json").write_text("{}")
+    done = call("browser.sh", root=other_clone, PATH=str(bare_path))
+    assert done.returncode == 1 and "install Node 20" in done.stderr
+    command(bare_path, "npm", f'echo "$*" >>{other_clone}/npm-calls')
+    for _ in range(2):
+        assert call("browser.sh", root=other_clone, PATH=str(bare_path)).returncode == 0
+    calls = (other_clone / "npm-calls").read_text().splitlines()
+    assert len(calls) == 1 and calls[0].startswith("ci --prefix tests/browser")
 
 
 def test_the_scripts_are_sound_shell():
