@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nanochat.errors import UserError
 
-COLDEST = 1e-30  # a temperature below this divides like this one: float32 ends near 1e-38
+COLDEST = 1e-30  # a colder temperature divides like this one: float32 ends near 1e38
 SEED_LIMIT = 2**63
 
 
@@ -68,8 +68,7 @@ def distribution(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     """
     device = logits.device
     heat = torch.tensor([max(s.temperature, COLDEST) for s in samplings], device=device)  # (B,)
-    # The best score becomes 0 first, so that a tiny temperature can't make inf - inf.
-    scores = (logits - logits.amax(-1, keepdim=True)) / heat[:, None]
+    scores = logits / heat[:, None]
     if any(s.top_k for s in samplings):
         scores = keep_top_k(scores, torch.tensor([s.top_k for s in samplings], device=device))
     if any(s.top_p < 1 for s in samplings):
@@ -114,8 +113,7 @@ def draw(chances: Tensor, dice: Sequence[float]) -> Tensor:
     edges = chances.double().cumsum(-1)  # (B, V) right edge of each token
     total = edges[:, -1:]
     point = torch.tensor(dice, dtype=torch.float64, device=chances.device)[:, None] * total
-    # Rounding may push the point onto the far end, where no token lies.
-    point = torch.minimum(point, torch.nextafter(total, torch.zeros_like(total)))
+    # The largest die, 1 - 2**-53, times the total still rounds to less than the total.
     return torch.searchsorted(edges, point, right=True)[:, 0]
 
 

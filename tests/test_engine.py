@@ -1,6 +1,7 @@
 """The engine: batched equals alone, cached equals uncached, tools, stop reasons, limits."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,6 +84,20 @@ def test_batched_equals_alone_token_for_token(sharpness):
         assert engine.generate_batch(prompts, each, max_batch) == alone
     streamed = [[e.token for e in engine.stream(p, s)] for p, s in zip(prompts, each, strict=True)]
     assert streamed == [completion.tokens for completion in alone]
+
+
+def test_batched_equals_alone_while_some_rows_wait_for_a_result():
+    model = lively_model(1)
+    bonus = torch.zeros(265)
+    bonus[list(b"0123456789")] = 5.0
+    bonus[[SPECIAL["python_start"], SPECIAL["python_end"]]] = 6.5
+    model.register_forward_hook(lambda _model, _inputs, logits: logits + bonus)
+    engine = Engine(model, TOKENIZER)
+    prompts, each = prompts_and_settings(16)
+    each = [replace(s, max_tokens=40, temperature=1) for s in each]
+    alone = [engine.generate_batch([p], s)[0] for p, s in zip(prompts, each, strict=True)]
+    assert sum(any(completion.forced) for completion in alone) > 4
+    assert engine.generate_batch(prompts, each) == alone
 
 
 @given(st.integers(0, 2**32))
@@ -232,6 +247,14 @@ def test_the_model_can_not_forge_a_result_or_close_a_call_it_never_opened():
     assert completion.parts == [{"type": "text", "text": "7"}]
 
 
+def test_a_call_is_answered_once_however_often_it_is_closed():
+    reply = [*call("6*7"), *[0] * 4, SPECIAL["python_end"], *b"ok", END]
+    engine, _ = scripted(reply, [1, 2])
+    (completion,) = engine.generate_batch([[1, 2]], GREEDY)
+    assert sum(completion.forced) == 4
+    assert completion.text == "ok"
+
+
 def test_a_second_python_start_begins_the_call_again():
     reply = [SPECIAL["python_start"], *b"9*", *call("2*3"), *[0] * 3, END]
     engine, _ = scripted(reply, [1, 2])
@@ -280,6 +303,12 @@ def test_broken_bytes_become_one_mark_and_an_unfinished_character_is_dropped():
     assert "".join(e.text for e in engine.stream([1, 2], GREEDY)) == "a\ufffdb"
 
 
+def test_half_a_character_before_a_tool_call_does_not_leak_into_the_call():
+    engine, _ = scripted([*"🦉".encode()[:3], *call("6*7"), *[0] * 4, *b"ok", END], [1, 2])
+    (completion,) = engine.generate_batch([[1, 2]], GREEDY)
+    assert [part["text"] for part in completion.parts] == ["6*7", "42", "ok"]
+
+
 # --- conversations ---
 
 
@@ -308,6 +337,9 @@ def test_the_fewest_oldest_turns_are_dropped_and_the_system_message_stays(system
     kept = [*system, *turns[dropped:], user("last")]
     assert prompt == TOKENIZER.render_for_completion({"messages": kept})
     assert dropped % 2 == 0 and len(prompt) + 50 <= engine.context
+    # a prompt that leaves exactly the room asked for fits
+    _, exactly = engine.prompt_for(messages, max_tokens=engine.context - len(prompt))
+    assert exactly == dropped
     fuller = [*system, *turns[dropped - 2 :], user("last")]
     assert len(TOKENIZER.render_for_completion({"messages": fuller})) + 50 > engine.context
 

@@ -96,6 +96,17 @@ def test_temperature_zero_takes_the_argmax_whatever_else_is_set():
     assert sample(logits, mixed, [0.999] * 8)[:4] == logits[:4].argmax(-1).tolist()
 
 
+def test_of_two_best_tokens_temperature_zero_takes_the_first_whatever_the_dice():
+    logits = torch.tensor([[1.0, 4.0, 4.0], [1.0, 4.0, 4.0]])
+    assert sample(logits, [Sampling(temperature=0), Sampling(temperature=1)], [0.99] * 2) == [1, 2]
+
+
+def test_top_p_of_one_keeps_even_the_least_likely_token():
+    logits = torch.tensor([[0.0, -25.0, -30.0], [0.0, -25.0, -30.0]])
+    each = [Sampling(temperature=1, top_k=0), Sampling(temperature=1, top_k=0, top_p=0.5)]
+    assert (distribution(logits, each) > 0).tolist() == [[True] * 3, [True, False, False]]
+
+
 def test_a_tiny_temperature_is_the_argmax_and_a_huge_one_is_uniform():
     logits = torch.tensor([[1.0, 3.0, 2.0, -40.0]])
     for temperature in (1e-9, 1e-300):
@@ -115,6 +126,14 @@ def test_the_ends_of_the_dice_point_at_possible_tokens():
     chances = torch.tensor([[0.0, 0.25, 0.0, 0.75, 0.0]]).expand(4, -1)
     dice = [0.0, 0.2499, 0.25, math.nextafter(1, 0)]
     assert draw(chances, dice).tolist() == [1, 1, 3, 3]
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_the_largest_die_points_at_the_last_possible_token_whatever_the_rounding(seed):
+    chances = torch.rand(20, 9, generator=torch.Generator().manual_seed(seed))
+    chances[:, 6:] = 0
+    assert draw(chances, [math.nextafter(1, 0)] * 20).tolist() == [5] * 20
 
 
 @given(st.integers(0, 2**32))
