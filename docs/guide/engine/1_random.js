@@ -24,12 +24,18 @@ class PythonRandom {
     for (let k = 0; k < size; k++) {
       const mixed = words[i - 1] ^ (words[i - 1] >>> 30);
       words[i] = (words[i] ^ Math.imul(mixed, 1664525)) + n; // one key, so "+ key[j] + j" is + n
-      if (++i >= size) { words[0] = words[size - 1]; i = 1; }
+      if (++i >= size) {
+        words[0] = words[size - 1];
+        i = 1;
+      }
     }
     for (let k = 0; k < size - 1; k++) {
       const mixed = words[i - 1] ^ (words[i - 1] >>> 30);
       words[i] = (words[i] ^ Math.imul(mixed, 1566083941)) - i;
-      if (++i >= size) { words[0] = words[size - 1]; i = 1; }
+      if (++i >= size) {
+        words[0] = words[size - 1];
+        i = 1;
+      }
     }
     words[0] = 0x80000000;
     this.next = size;
@@ -97,7 +103,7 @@ class PythonRandom {
   choose(weights) {
     const edges = [];
     let total = 0;
-    for (const w of weights) edges.push(total += w);
+    for (const w of weights) edges.push((total += w));
     const draw = this.random();
     let pick = 0;
     while (pick < edges.length - 1 && edges[pick] <= draw * total) pick++;

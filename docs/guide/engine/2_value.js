@@ -14,7 +14,9 @@ class Value {
     this.op = op; // what made it, for drawing only
   }
 
-  static of(x) { return x instanceof Value ? x : new Value(x); }
+  static of(x) {
+    return x instanceof Value ? x : new Value(x);
+  }
 
   add(other) {
     other = Value.of(other);
@@ -30,7 +32,9 @@ class Value {
     return new Value(this.data ** k, [this], [k * this.data ** (k - 1)], "^" + k);
   }
 
-  log() { return new Value(Math.log(this.data), [this], [1 / this.data], "log"); }
+  log() {
+    return new Value(Math.log(this.data), [this], [1 / this.data], "log");
+  }
 
   exp() {
     const e = Math.exp(this.data);
@@ -41,9 +45,15 @@ class Value {
     return new Value(Math.max(0, this.data), [this], [this.data > 0 ? 1 : 0], "relu");
   }
 
-  neg() { return this.mul(-1); }
-  sub(other) { return this.add(Value.of(other).neg()); }
-  div(other) { return this.mul(Value.of(other).pow(-1)); }
+  neg() {
+    return this.mul(-1);
+  }
+  sub(other) {
+    return this.add(Value.of(other).neg());
+  }
+  div(other) {
+    return this.mul(Value.of(other).pow(-1));
+  }
 
   /** Inputs before outputs, each Value once. A loop, not recursion: deep graphs are fine. */
   inOrder() {
@@ -59,7 +69,10 @@ class Value {
       } else {
         top[1]++;
         const child = value.inputs[turn];
-        if (!seen.has(child)) { seen.add(child); stack.push([child, 0]); }
+        if (!seen.has(child)) {
+          seen.add(child);
+          stack.push([child, 0]);
+        }
       }
     }
     return order;

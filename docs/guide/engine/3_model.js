@@ -6,9 +6,21 @@
 "use strict";
 
 const CONFIG = Object.freeze({
-  channels: 16, heads: 4, headSize: 4, context: 16, vocabulary: 27, hidden: 64,
-  steps: 1000, learningRate: 0.01, beta1: 0.85, beta2: 0.99, epsilon: 1e-8, initSpread: 0.08,
-  temperature: 0.5, samples: 20, seed: 42,
+  channels: 16,
+  heads: 4,
+  headSize: 4,
+  context: 16,
+  vocabulary: 27,
+  hidden: 64,
+  steps: 1000,
+  learningRate: 0.01,
+  beta1: 0.85,
+  beta2: 0.99,
+  epsilon: 1e-8,
+  initSpread: 0.08,
+  temperature: 0.5,
+  samples: 20,
+  seed: 42,
 });
 
 const LETTERS = "abcdefghijklmnopqrstuvwxyz";
@@ -16,9 +28,15 @@ const BOS = 26;
 
 /** Every matrix in the order microgpt.py draws it: name, rows (outputs), columns (inputs). */
 const SHAPES = Object.freeze([
-  ["token", 27, 16], ["position", 16, 16], ["head", 27, 16],
-  ["query", 16, 16], ["key", 16, 16], ["value", 16, 16], ["mix", 16, 16],
-  ["up", 64, 16], ["down", 16, 64],
+  ["token", 27, 16],
+  ["position", 16, 16],
+  ["head", 27, 16],
+  ["query", 16, 16],
+  ["key", 16, 16],
+  ["value", 16, 16],
+  ["mix", 16, 16],
+  ["up", 64, 16],
+  ["down", 16, 64],
 ]);
 
 /** name -> {rows, cols, start}: where a matrix lies in the one long list of parameters. */
@@ -39,20 +57,26 @@ function tokenize(word) {
   return [BOS, ...Array.from(word, (ch) => LETTERS.indexOf(ch)), BOS];
 }
 
-function tokenText(id) { return id === BOS ? "BOS" : LETTERS[id]; }
+function tokenText(id) {
+  return id === BOS ? "BOS" : LETTERS[id];
+}
 
 /** Why a word can't be read, in a sentence, or "" if it can. */
 function whyNotReadable(word) {
   const strange = Array.from(word).filter((ch) => !LETTERS.includes(ch));
   if (strange.length) {
     const listed = [...new Set(strange)].map((ch) => `“${ch}”`).join(", ");
-    return `${listed} is not one of the 27 tokens: this model knows the letters a to z and BOS. `
-      + "Use small letters without accents, spaces or digits.";
+    return (
+      `${listed} is not one of the 27 tokens: this model knows the letters a to z and BOS. ` +
+      "Use small letters without accents, spaces or digits."
+    );
   }
   const most = CONFIG.context - 1;
   if (word.length > most) {
-    return `${word.length} letters are too many: the model has ${CONFIG.context} positions, `
-      + `one for BOS and ${most} for letters. Take away ${word.length - most}.`;
+    return (
+      `${word.length} letters are too many: the model has ${CONFIG.context} positions, ` +
+      `one for BOS and ${most} for letters. Take away ${word.length - most}.`
+    );
   }
   return "";
 }
@@ -78,7 +102,8 @@ class ScalarGPT {
     this.matrices = {};
     for (const { name, rows, cols, start } of Object.values(LAYOUT)) {
       this.matrices[name] = Array.from({ length: rows }, (_, r) =>
-        this.parameters.slice(start + r * cols, start + (r + 1) * cols));
+        this.parameters.slice(start + r * cols, start + (r + 1) * cols),
+      );
     }
   }
 
@@ -121,7 +146,8 @@ class ScalarGPT {
     for (let h = 0; h < CONFIG.heads; h++) {
       const mine = Array.from({ length: CONFIG.headSize }, (_, j) => h * CONFIG.headSize + j);
       const scores = keys.map((k) =>
-        sumValues(mine.map((j) => q[j].mul(k[j]))).div(CONFIG.headSize ** 0.5));
+        sumValues(mine.map((j) => q[j].mul(k[j]))).div(CONFIG.headSize ** 0.5),
+      );
       const weights = ScalarGPT.softmax(scores);
       for (const j of mine) {
         gathered.push(sumValues(weights.map((w, t) => w.mul(values[t][j]))));

@@ -51,7 +51,7 @@ function normRowsBack(dInput, dOut, scales, input, T) {
     const s = scales[t];
     let dot = 0;
     for (let c = 0; c < C; c++) dot += dOut[t * C + c] * input[t * C + c];
-    const pull = dot * s * s * s / C;
+    const pull = (dot * s * s * s) / C;
     for (let c = 0; c < C; c++) {
       dInput[t * C + c] += dOut[t * C + c] * s - input[t * C + c] * pull;
     }
@@ -75,11 +75,30 @@ function newTrace(T) {
   const { channels: C, hidden: F, vocabulary: V, heads: H } = CONFIG;
   const rows = (width) => new Float64Array(T * width);
   return {
-    T, tokenRow: rows(C), positionRow: rows(C), embedded: rows(C), norm0: rows(C), norm1: rows(C),
-    q: rows(C), k: rows(C), v: rows(C), scores: rows(H * T), weights: rows(H * T),
-    gathered: rows(C), attnOut: rows(C), resid1: rows(C), norm2: rows(C), hidden: rows(F),
-    active: rows(F), mlpOut: rows(C), resid2: rows(C), logits: rows(V), probs: rows(V),
-    scale0: rows(1), scale1: rows(1), scale2: rows(1),
+    T,
+    tokenRow: rows(C),
+    positionRow: rows(C),
+    embedded: rows(C),
+    norm0: rows(C),
+    norm1: rows(C),
+    q: rows(C),
+    k: rows(C),
+    v: rows(C),
+    scores: rows(H * T),
+    weights: rows(H * T),
+    gathered: rows(C),
+    attnOut: rows(C),
+    resid1: rows(C),
+    norm2: rows(C),
+    hidden: rows(F),
+    active: rows(F),
+    mlpOut: rows(C),
+    resid2: rows(C),
+    logits: rows(V),
+    probs: rows(V),
+    scale0: rows(1),
+    scale1: rows(1),
+    scale2: rows(1),
   };
 }
 
@@ -168,7 +187,7 @@ function attendBack(x, dGathered, dq, dk, dv) {
         mean += dWeight[s] * x.weights[row + s];
       }
       for (let s = 0; s <= t; s++) {
-        const dScore = x.weights[row + s] * (dWeight[s] - mean) / D ** 0.5;
+        const dScore = (x.weights[row + s] * (dWeight[s] - mean)) / D ** 0.5;
         for (let j = h * D; j < h * D + D; j++) {
           dq[t * C + j] += dScore * x.k[s * C + j];
           dk[s * C + j] += dScore * x.q[t * C + j];
@@ -226,6 +245,6 @@ function adamStep(weights, grads, m, v, step) {
   for (let i = 0; i < weights.length; i++) {
     m[i] = beta1 * m[i] + (1 - beta1) * grads[i];
     v[i] = beta2 * v[i] + (1 - beta2) * grads[i] ** 2;
-    weights[i] -= rate * (m[i] / fill1) / (Math.sqrt(v[i] / fill2) + epsilon);
+    weights[i] -= (rate * (m[i] / fill1)) / (Math.sqrt(v[i] / fill2) + epsilon);
   }
 }

@@ -15,7 +15,9 @@ class Trainer {
     this.losses = [];
   }
 
-  get done() { return this.losses.length; }
+  get done() {
+    return this.losses.length;
+  }
 
   /** One step of training. Says which document it used; after the last step it does nothing. */
   step() {
@@ -50,13 +52,17 @@ function generate(weights, rng, temperature) {
 }
 
 function wordOf(picks) {
-  return picks.filter((p) => p.token !== BOS).map((p) => LETTERS[p.token]).join("");
+  return picks
+    .filter((p) => p.token !== BOS)
+    .map((p) => LETTERS[p.token])
+    .join("");
 }
 
 /** The 20 names microgpt.py prints, from a trained state and the generator it left behind. */
 function finalSamples(weights, rng) {
   return Array.from({ length: CONFIG.samples }, () =>
-    wordOf(generate(weights, rng, CONFIG.temperature)));
+    wordOf(generate(weights, rng, CONFIG.temperature)),
+  );
 }
 
 /** Repeats Python's run and reports the largest difference. `python` holds its printed figures.
@@ -77,8 +83,10 @@ function compareWithPython(names, python, valueSteps, progress = () => {}) {
   }
   report.samples = finalSamples(trainer.weights, trainer.rng);
   report.namesEqual = report.samples.filter((s, i) => s === python.samples[i]).length;
-  report.equal = report.maxLossGap <= 1e-9 && report.maxValueGap <= 1e-9
-    && report.namesEqual === python.samples.length;
+  report.equal =
+    report.maxLossGap <= 1e-9 &&
+    report.maxValueGap <= 1e-9 &&
+    report.namesEqual === python.samples.length;
   return report;
 }
 

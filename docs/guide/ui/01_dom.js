@@ -45,7 +45,9 @@ function fmt(x, digits = 3) {
 /** 0.0000123 -> "1.2·10^-5", with real superscript digits. */
 function tiny(x) {
   const [mantissa, exponent] = x.toExponential(1).split("e");
-  const raised = exponent.replace("+", "").replace(/./g, (ch) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(ch)]);
+  const raised = exponent
+    .replace("+", "")
+    .replace(/./g, (ch) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(ch)]);
   return `${mantissa}·10${raised}`;
 }
 
@@ -54,9 +56,13 @@ function percent(p) {
   return `${(p * 100).toFixed(p < 0.0995 ? 1 : 0)}%`;
 }
 
-function signed(x, digits = 3) { return (x < 0 ? "" : "+") + fmt(x, digits); }
+function signed(x, digits = 3) {
+  return (x < 0 ? "" : "+") + fmt(x, digits);
+}
 
-function commas(n) { return n.toLocaleString("en-US"); }
+function commas(n) {
+  return n.toLocaleString("en-US");
+}
 
 /** f, at most once a frame however often it is asked for. */
 function perFrame(f) {
@@ -64,29 +70,60 @@ function perFrame(f) {
   return () => {
     if (waiting) return;
     waiting = true;
-    requestAnimationFrame(() => { waiting = false; f(); });
+    requestAnimationFrame(() => {
+      waiting = false;
+      f();
+    });
   };
 }
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 /** A line that screen readers speak when it changes. */
-function say(text) { $("#speaker").textContent = text; }
+function say(text) {
+  $("#speaker").textContent = text;
+}
 
 /** A table with a header row: the twin of a chart. */
 function table(caption, head, rows) {
-  return el("div.table-scroll", { tabindex: 0, role: "region", "aria-label": caption },
-    el("table", {}, el("caption", {}, caption),
-      el("thead", {}, el("tr", {}, head.map((h) => el("th", { scope: "col" }, h)))),
-      el("tbody", {}, rows.map((row) =>
-        el("tr", {}, row.map((c, i) => (i ? el("td", {}, c) : el("th", { scope: "row" }, c))))))));
+  return el(
+    "div.table-scroll",
+    { tabindex: 0, role: "region", "aria-label": caption },
+    el(
+      "table",
+      {},
+      el("caption", {}, caption),
+      el(
+        "thead",
+        {},
+        el(
+          "tr",
+          {},
+          head.map((h) => el("th", { scope: "col" }, h)),
+        ),
+      ),
+      el(
+        "tbody",
+        {},
+        rows.map((row) =>
+          el(
+            "tr",
+            {},
+            row.map((c, i) => (i ? el("td", {}, c) : el("th", { scope: "row" }, c))),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 /** A "Show as a table" fold whose table is made when it is opened, and remade by refresh(). */
 function tableTwin(host, make) {
   const body = el("div");
   const fold = el("details.twin", {}, el("summary", {}, "Show as a table"), body);
-  const refresh = () => { if (fold.open) body.replaceChildren(make()); };
+  const refresh = () => {
+    if (fold.open) body.replaceChildren(make());
+  };
   fold.addEventListener("toggle", refresh);
   host.append(fold);
   return refresh;

@@ -11,14 +11,26 @@ const RAMPS = {
 
 /** What each matrix belongs to; the class name picks the colour in CSS. */
 const PART_OF = {
-  token: "embed", position: "embed", head: "output", query: "attn", key: "attn", value: "attn",
-  mix: "attn", up: "mlp", down: "mlp",
+  token: "embed",
+  position: "embed",
+  head: "output",
+  query: "attn",
+  key: "attn",
+  value: "attn",
+  mix: "attn",
+  up: "mlp",
+  down: "mlp",
 };
 const PART_NAMES = {
-  embed: "embeddings", attn: "attention", mlp: "thinking layer (MLP)", output: "output head",
+  embed: "embeddings",
+  attn: "attention",
+  mlp: "thinking layer (MLP)",
+  output: "output head",
 };
 
-function themeName() { return document.documentElement.dataset.theme; }
+function themeName() {
+  return document.documentElement.dataset.theme;
+}
 
 function cssColour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -32,7 +44,9 @@ function rampRgb(value, limit) {
   return ramp.zero.map((z, i) => Math.round(z + (end[i] - z) * share));
 }
 
-function rampColour(value, limit) { return `rgb(${rampRgb(value, limit).join(" ")})`; }
+function rampColour(value, limit) {
+  return `rgb(${rampRgb(value, limit).join(" ")})`;
+}
 
 /** Black or white, whichever can be read on that colour. */
 function inkOn(value, limit) {

@@ -6,24 +6,28 @@
 "use strict";
 
 /** Each value with the check that a hand-written address must pass. */
-const oneOf = (...allowed) => (text) => (allowed.includes(text) ? text : null);
-const number = (low, high, step = 1) => (text) => {
-  const n = Number(text);
-  if (text === "" || !Number.isFinite(n)) return null;
-  return Math.min(high, Math.max(low, Math.round(n / step) * step));
-};
+const oneOf =
+  (...allowed) =>
+  (text) =>
+    allowed.includes(text) ? text : null;
+const number =
+  (low, high, step = 1) =>
+  (text) => {
+    const n = Number(text);
+    if (text === "" || !Number.isFinite(n)) return null;
+    return Math.min(high, Math.max(low, Math.round(n / step) * step));
+  };
 const text = (most) => (t) => t.slice(0, most);
 
 const DEFAULTS = {
-  word: ["emma", text(40)],
-  pos: [1, number(0, 15)],
+  word: ["olivia", text(40)],
+  pos: [4, number(0, 15)],
   op: [0, number(0, 40)],
   head: [0, number(0, 3)],
   key: [0, number(0, 15)],
   sharp: [1, number(0, 8, 0.05)],
   off: ["", (t) => [...new Set(t.match(/[0-3]/g) || [])].sort().join("")],
-  graph: ["multiplication",
-    oneOf("addition", "multiplication", "softmax", "relu", "twice", "own")],
+  graph: ["multiplication", oneOf("addition", "multiplication", "softmax", "relu", "twice", "own")],
   expr: ["(a * b + c).relu() * a", text(80)],
   a: [2, number(-3, 3, 0.1)],
   b: [-1.5, number(-3, 3, 0.1)],
@@ -43,7 +47,9 @@ const state = {
   listeners: [],
 
   /** Calls f once a frame after any of `keys` changed. */
-  on(keys, f) { this.listeners.push({ keys, f: perFrame(f) }); },
+  on(keys, f) {
+    this.listeners.push({ keys, f: perFrame(f) });
+  },
 
   set(patch) {
     const changed = Object.keys(patch).filter((k) => this.values[k] !== patch[k]);
@@ -72,7 +78,11 @@ const state = {
     return function write() {
       clearTimeout(timer);
       timer = setTimeout(() => {
-        try { history.replaceState(null, "", state.address()); } catch { /* some file viewers */ }
+        try {
+          history.replaceState(null, "", state.address());
+        } catch {
+          /* some file viewers */
+        }
       }, 350);
     };
   })(),

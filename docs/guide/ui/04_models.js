@@ -18,8 +18,9 @@ const Python = {
   /** All names, unpacked. Asked for once. */
   names() {
     this.unpacking ??= (async () => {
-      const bytes = Uint8Array.from(atob($("#packed-names").textContent.replace(/\s/g, "")),
-        (ch) => ch.charCodeAt(0));
+      const bytes = Uint8Array.from(atob($("#packed-names").textContent.replace(/\s/g, "")), (ch) =>
+        ch.charCodeAt(0),
+      );
       const unpacked = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
       return (await new Response(unpacked).text()).trim().split("\n");
     })();
@@ -33,7 +34,9 @@ const models = {
   mine: null,
   version: 0, // rises whenever the weights in use change
 
-  get current() { return this[state.values.model] ?? this.trained; },
+  get current() {
+    return this[state.values.model] ?? this.trained;
+  },
 
   label() {
     const { model } = state.values;
@@ -78,4 +81,6 @@ function traceNow(bent = false) {
 }
 
 /** The 27 chances for the token after position t. */
-function probsAt(x, t) { return x.probs.slice(t * CONFIG.vocabulary, (t + 1) * CONFIG.vocabulary); }
+function probsAt(x, t) {
+  return x.probs.slice(t * CONFIG.vocabulary, (t + 1) * CONFIG.vocabulary);
+}

@@ -8,12 +8,16 @@ const training = {
   done: 0, // steps taken so far
   losses: [],
   last: null, // {word, each, mean} of the newest step
-  grads: null, m: null, v: null,
+  grads: null,
+  m: null,
+  v: null,
   running: false,
   listeners: [],
   worker: null,
 
-  on(f) { this.listeners.push(f); },
+  on(f) {
+    this.listeners.push(f);
+  },
 
   /** Take `count` steps at `perSecond` (Infinity: as fast as it goes). */
   train(count, perSecond) {
@@ -21,9 +25,15 @@ const training = {
     this.ask({ type: "train", count, perSecond });
     this.tell();
   },
-  pause() { this.ask({ type: "pause" }); },
-  reset() { this.ask({ type: "reset" }); },
-  setSpeed(perSecond) { this.ask({ type: "speed", perSecond }); },
+  pause() {
+    this.ask({ type: "pause" });
+  },
+  reset() {
+    this.ask({ type: "reset" });
+  },
+  setSpeed(perSecond) {
+    this.ask({ type: "speed", perSecond });
+  },
 
   ask(message) {
     this.worker ??= startWorker((answer) => this.hear(answer));
@@ -42,7 +52,9 @@ const training = {
     }
   },
 
-  tell() { for (const f of this.listeners) f(); },
+  tell() {
+    for (const f of this.listeners) f();
+  },
 
   /** Repeats Python's whole run in a worker of its own, beside the visible training. */
   verify(onAnswer) {
@@ -58,10 +70,15 @@ const training = {
 /** Something with postMessage: a Worker made of this page's own scripts, or a stand-in. */
 function startWorker(hear) {
   const source = ["#engine", "#worker"].map((id) => $(id).textContent).join("\n");
-  const sendNames = (worker) => Python.names()
-    .then((names) => worker.postMessage({ type: "names", names }))
-    .catch(() => showProblem("This browser can't unpack the list of names, so training is off. "
-      + "Everything else works with the weights carried in the page."));
+  const sendNames = (worker) =>
+    Python.names()
+      .then((names) => worker.postMessage({ type: "names", names }))
+      .catch(() =>
+        showProblem(
+          "This browser can't unpack the list of names, so training is off. " +
+            "Everything else works with the weights carried in the page.",
+        ),
+      );
   try {
     const address = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
     const worker = new Worker(address);

@@ -10,22 +10,40 @@ let widgetCount = 0;
     Give `limit` so that several strips share one scale. */
 function strip(label, numbers, { limit = largest(numbers), names = null, choose, part = "" } = {}) {
   const id = `strip${++widgetCount}`;
-  const cells = Array.from(numbers, (x, i) => el("div.cell", {
-    role: "option", id: `${id}-${i}`, "aria-selected": "false",
-    "aria-label": `${names ? names[i] : i}: ${fmt(x)}`,
-    style: { background: rampColour(x, limit), color: inkOn(x, limit) },
-  }, el("span", {}, names ? names[i] : fmt(x, 2))));
-  const box = el(`div.strip.${part || "plain"}`, {
-    role: "listbox", tabindex: 0, "aria-label": `${label}, ${numbers.length} numbers`,
-    "data-size": numbers.length,
-  }, cells);
+  const cells = Array.from(numbers, (x, i) =>
+    el(
+      "div.cell",
+      {
+        role: "option",
+        id: `${id}-${i}`,
+        "aria-selected": "false",
+        "aria-label": `${names ? names[i] : i}: ${fmt(x)}`,
+        style: { background: rampColour(x, limit), color: inkOn(x, limit) },
+      },
+      el("span", {}, names ? names[i] : fmt(x, 2)),
+    ),
+  );
+  const box = el(
+    `div.strip.${part || "plain"}`,
+    {
+      role: "listbox",
+      tabindex: 0,
+      "aria-label": `${label}, ${numbers.length} numbers`,
+      "data-size": numbers.length,
+    },
+    cells,
+  );
   const pick = (i) => {
     cells.forEach((cell, k) => cell.setAttribute("aria-selected", String(k === i)));
     box.setAttribute("aria-activedescendant", `${id}-${i}`);
     choose?.(i);
   };
-  walkable(box, () => cells.findIndex((cell) => cell.getAttribute("aria-selected") === "true"),
-    pick, numbers.length);
+  walkable(
+    box,
+    () => cells.findIndex((cell) => cell.getAttribute("aria-selected") === "true"),
+    pick,
+    numbers.length,
+  );
   box.addEventListener("pointerover", (event) => {
     const at = cells.indexOf(event.target.closest(".cell"));
     if (at >= 0) pick(at);
@@ -38,7 +56,10 @@ function strip(label, numbers, { limit = largest(numbers), names = null, choose,
 function walkable(box, current, pick, count) {
   box.addEventListener("keydown", (event) => {
     const to = {
-      ArrowRight: current() + 1, ArrowLeft: Math.max(0, current() - 1), Home: 0, End: count - 1,
+      ArrowRight: current() + 1,
+      ArrowLeft: Math.max(0, current() - 1),
+      Home: 0,
+      End: count - 1,
     }[event.key];
     if (to === undefined) return;
     event.preventDefault();
@@ -55,22 +76,36 @@ function chanceBars(probs, { chosen = -1, wanted = -1, before = null, label = "C
   const best = probs.indexOf(Math.max(...probs));
   const bars = Array.from(probs, (p, i) => {
     const state = [i === chosen && "chosen", i === wanted && "wanted", i === BOS && "bos"];
-    return el("div.bar-slot", { class: ["bar-slot", ...state.filter(Boolean)].join(" "),
-      title: `${TOKEN_NAMES[i]}: ${percent(p)}` },
-    el("div.bar-area", {},
-      before && el("div.bar-ghost", { style: { height: `${before[i] / top * 100}%` } }),
-      el("div.bar", { style: { height: `${p / top * 100}%` } })),
-    el("div.bar-name", {}, i === BOS ? "■" : LETTERS[i]));
+    return el(
+      "div.bar-slot",
+      {
+        class: ["bar-slot", ...state.filter(Boolean)].join(" "),
+        title: `${TOKEN_NAMES[i]}: ${percent(p)}`,
+      },
+      el(
+        "div.bar-area",
+        {},
+        before && el("div.bar-ghost", { style: { height: `${(before[i] / top) * 100}%` } }),
+        el("div.bar", { style: { height: `${(p / top) * 100}%` } }),
+      ),
+      el("div.bar-name", {}, i === BOS ? "■" : LETTERS[i]),
+    );
   });
-  return el("div.bars", {
-    role: "img",
-    "aria-label": `${label}: most likely ${TOKEN_NAMES[best]} with ${percent(probs[best])}`,
-  }, bars);
+  return el(
+    "div.bars",
+    {
+      role: "img",
+      "aria-label": `${label}: most likely ${TOKEN_NAMES[best]} with ${percent(probs[best])}`,
+    },
+    bars,
+  );
 }
 
 /** The chances as table rows, most likely first. */
 function chanceRows(probs, count = CONFIG.vocabulary) {
-  return Array.from(probs, (p, i) => [i, p]).sort((a, b) => b[1] - a[1]).slice(0, count)
+  return Array.from(probs, (p, i) => [i, p])
+    .sort((a, b) => b[1] - a[1])
+    .slice(0, count)
     .map(([i, p]) => [TOKEN_NAMES[i], percent(p), fmt(p, 6)]);
 }
 
@@ -78,19 +113,31 @@ function chanceRows(probs, count = CONFIG.vocabulary) {
 function tile(id, extra = {}) {
   const bos = id === BOS;
   const { tag = "div", ...attributes } = extra;
-  return el(tag, { ...attributes, class: `tile ${bos ? "bos" : ""} ${extra.class ?? ""}` },
-    el("span.tile-text", {}, tokenText(id)), el("span.tile-id", {}, String(id)));
+  return el(
+    tag,
+    { ...attributes, class: `tile ${bos ? "bos" : ""} ${extra.class ?? ""}` },
+    el("span.tile-text", {}, tokenText(id)),
+    el("span.tile-id", {}, String(id)),
+  );
 }
 
 /** The word in use as buttons; pressing one chooses that position. */
 function positionPicker(host) {
   const draw = () => {
     const tokens = tokenize(readableWord()).slice(0, -1);
-    host.replaceChildren(...tokens.map((id, t) => tile(id, {
-      tag: "button", type: "button", "aria-pressed": String(t === positionNow()),
-      "aria-label": `position ${t}: ${tokenText(id)}`,
-      onclick: () => { state.set({ pos: t }); },
-    })));
+    host.replaceChildren(
+      ...tokens.map((id, t) =>
+        tile(id, {
+          tag: "button",
+          type: "button",
+          "aria-pressed": String(t === positionNow()),
+          "aria-label": `position ${t}: ${tokenText(id)}`,
+          onclick: () => {
+            state.set({ pos: t });
+          },
+        }),
+      ),
+    );
     host.classList.add("tiles");
   };
   const keepFocus = () => {
@@ -106,8 +153,14 @@ function positionPicker(host) {
 function wordField(host) {
   const id = `word${++widgetCount}`;
   const input = el("input", {
-    id, type: "text", value: state.values.word, autocomplete: "off", autocapitalize: "none",
-    spellcheck: "false", maxlength: 40, "aria-describedby": `${id}-note`,
+    id,
+    type: "text",
+    value: state.values.word,
+    autocomplete: "off",
+    autocapitalize: "none",
+    spellcheck: "false",
+    maxlength: 40,
+    "aria-describedby": `${id}-note`,
     oninput: () => state.set({ word: input.value.trim().toLowerCase() }),
   });
   const note = el("p.problem", { id: `${id}-note`, role: "status" });
@@ -138,9 +191,10 @@ function slider(input, key, show = (x) => fmt(x, 1)) {
 
 /** Connects a group of buttons with data-value to a state value. */
 function choice(group, key, convert = (x) => x) {
-  const sync = () => $$("button", group).forEach((b) => {
-    b.setAttribute("aria-pressed", String(convert(b.dataset.value) === state.values[key]));
-  });
+  const sync = () =>
+    $$("button", group).forEach((b) => {
+      b.setAttribute("aria-pressed", String(convert(b.dataset.value) === state.values[key]));
+    });
   group.addEventListener("click", (event) => {
     const button = event.target.closest("button[data-value]");
     if (button) state.set({ [key]: convert(button.dataset.value) });

@@ -5,7 +5,9 @@
 "use strict";
 
 const tip = {
-  box: null, owner: null, timer: 0,
+  box: null,
+  owner: null,
+  timer: 0,
 
   show(owner) {
     clearTimeout(this.timer);
@@ -56,10 +58,17 @@ function startTips() {
     if (term(event)) tip.show(term(event));
     else tip.hide();
   });
-  document.addEventListener("click", (event) => { if (term(event)) tip.show(term(event)); });
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") tip.hide(); });
+  document.addEventListener("click", (event) => {
+    if (term(event)) tip.show(term(event));
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") tip.hide();
+  });
 
   const entries = Object.entries(GLOSSARY).sort((a, b) => a[1].word.localeCompare(b[1].word));
-  $("#glossary-list").append(...entries.map(([key, { word, text }]) =>
-    el("div", { id: `term-${key}` }, el("dt", {}, word), el("dd", {}, text))));
+  $("#glossary-list").append(
+    ...entries.map(([key, { word, text }]) =>
+      el("div", { id: `term-${key}` }, el("dt", {}, word), el("dd", {}, text)),
+    ),
+  );
 }

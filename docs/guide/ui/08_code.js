@@ -19,16 +19,16 @@ const REGIONS = {
   sub: ["def __sub__", "self + (-other)"],
   div: ["def __truediv__", "other**-1"],
   backward: ["self.grad = 1.0", "source.grad +="],
-  makeWeights: ["def make_weights", "\"down\":"],
-  "w:token": ["\"token\": matrix", "\"token\": matrix"],
-  "w:position": ["\"position\": matrix", "\"position\": matrix"],
-  "w:head": ["\"head\": matrix", "\"head\": matrix"],
-  "w:query": ["\"query\": matrix", "\"query\": matrix"],
-  "w:key": ["\"key\": matrix", "\"key\": matrix"],
-  "w:value": ["\"value\": matrix", "\"value\": matrix"],
-  "w:mix": ["\"mix\": matrix", "\"mix\": matrix"],
-  "w:up": ["\"up\": matrix", "\"up\": matrix"],
-  "w:down": ["\"down\": matrix", "\"down\": matrix"],
+  makeWeights: ["def make_weights", '"down":'],
+  "w:token": ['"token": matrix', '"token": matrix'],
+  "w:position": ['"position": matrix', '"position": matrix'],
+  "w:head": ['"head": matrix', '"head": matrix'],
+  "w:query": ['"query": matrix', '"query": matrix'],
+  "w:key": ['"key": matrix', '"key": matrix'],
+  "w:value": ['"value": matrix', '"value": matrix'],
+  "w:mix": ['"mix": matrix', '"mix": matrix'],
+  "w:up": ['"up": matrix', '"up": matrix'],
+  "w:down": ['"down": matrix', '"down": matrix'],
   linear: ["def linear", "return [add_up(w * xi"],
   softmax: ["def softmax", "return [p / total"],
   normalise: ["def normalise", "return [xi * scale"],
@@ -41,12 +41,12 @@ const REGIONS = {
   gather: ["answer += ", "answer += "],
   mix: ["return linear(answer", "return linear(answer"],
   think: ["def think", "return linear([activation"],
-  lookUp: ["pair = zip(weights[\"token\"]", "pair = zip(weights[\"token\"]"],
+  lookUp: ['pair = zip(weights["token"]', 'pair = zip(weights["token"]'],
   embed: ["x = normalise([t + p", "x = normalise([t + p"],
   attnBlock: ["x = [a + b for a, b in zip(attend", "x = [a + b for a, b in zip(attend"],
   mlpBlock: ["x = [a + b for a, b in zip(think", "x = [a + b for a, b in zip(think"],
-  headRow: ["return linear(x, weights[\"head\"])", "return linear(x, weights[\"head\"])"],
-  nextScores: ["def next_scores", "return linear(x, weights[\"head\"])"],
+  headRow: ['return linear(x, weights["head"])', 'return linear(x, weights["head"])'],
+  nextScores: ["def next_scores", 'return linear(x, weights["head"])'],
   loss: ["def loss_of", "return add_up(surprises)"],
   surprise: ["surprises.append", "surprises.append"],
   train: ["def train(", "yield loss.data"],
@@ -95,14 +95,24 @@ class CodePanel {
     this.regions = section.dataset.code.split(" ");
     this.list = el("ol.code-lines");
     this.note = el("p.code-where");
-    this.body = el("div.code-body", { id: `code-${section.id}`, hidden: true },
-      this.note, el("pre.code-scroll", { tabindex: 0, "aria-label": "microgpt.py" }, this.list));
-    this.button = el("button.code-button", {
-      type: "button", "aria-expanded": "false", "aria-controls": this.body.id,
-      onclick: () => this.toggle(this.body.hidden),
-    }, "Show the Python behind this");
+    this.body = el(
+      "div.code-body",
+      { id: `code-${section.id}`, hidden: true },
+      this.note,
+      el("pre.code-scroll", { tabindex: 0, "aria-label": "microgpt.py" }, this.list),
+    );
+    this.button = el(
+      "button.code-button",
+      {
+        type: "button",
+        "aria-expanded": "false",
+        "aria-controls": this.body.id,
+        onclick: () => this.toggle(this.body.hidden),
+      },
+      "Show the Python behind this",
+    );
     $(".section-head", section).append(this.button);
-    section.append(el("aside.code-panel", { "aria-label": "Source code" }, this.body));
+    section.append(el("div.code-panel", {}, this.body));
     codePanels[section.id] = this;
   }
 
@@ -112,8 +122,9 @@ class CodePanel {
     this.button.setAttribute("aria-expanded", String(open));
     this.button.textContent = open ? "Hide the Python" : "Show the Python behind this";
     if (open && !this.list.children.length) {
-      this.list.append(...colourSource(Python.source)
-        .map((pieces) => el("li", {}, el("code", {}, pieces, "\n"))));
+      this.list.append(
+        ...colourSource(Python.source).map((pieces) => el("li", {}, el("code", {}, pieces, "\n"))),
+      );
     }
     if (open) this.light();
   }

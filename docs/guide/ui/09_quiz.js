@@ -9,10 +9,18 @@ const quiz = {
   done: {}, // id -> true (right) or false
 
   load() {
-    try { this.done = JSON.parse(localStorage.getItem(this.storageKey)) || {}; } catch { /* none */ }
+    try {
+      this.done = JSON.parse(localStorage.getItem(this.storageKey)) || {};
+    } catch {
+      /* none */
+    }
   },
   save() {
-    try { localStorage.setItem(this.storageKey, JSON.stringify(this.done)); } catch { /* private */ }
+    try {
+      localStorage.setItem(this.storageKey, JSON.stringify(this.done));
+    } catch {
+      /* private */
+    }
   },
   record(id, right) {
     if (!(id in this.done)) this.done[id] = right; // the first answer counts
@@ -41,35 +49,68 @@ class Question {
     Object.assign(this, { host, options, range, answer, why });
     this.verdict = el("p.verdict", { role: "status" });
     const name = `quiz-${host.dataset.quiz}`;
-    this.form = el("form", { onsubmit: (event) => { event.preventDefault(); this.reveal(); } },
-      el("fieldset", {}, el("legend", {}, el("span.quiz-mark", {}, "Predict first"), ask),
+    this.form = el(
+      "form",
+      {
+        onsubmit: (event) => {
+          event.preventDefault();
+          this.reveal();
+        },
+      },
+      el(
+        "fieldset",
+        {},
+        el("legend", {}, el("span.quiz-mark", {}, "Predict first"), ask),
         range ? this.dial(name) : this.radios(name),
-        el("button", { type: "submit" }, "Reveal")),
-      this.verdict);
+      ),
+      this.verdict,
+    );
     host.replaceChildren(this.form);
   }
 
   radios(name) {
-    return el("div.quiz-options", {}, this.options().map((option, i) =>
-      el("label", {}, el("input", { type: "radio", name, value: String(i), required: true }),
-        el("span", {}, option))));
+    return el(
+      "div.quiz-options",
+      {},
+      this.options().map((option, i) =>
+        el(
+          "label",
+          {},
+          el("input", { type: "radio", name, value: String(i), required: true }),
+          el("span", {}, option),
+        ),
+      ),
+      el("button", { type: "submit" }, "Reveal"),
+    );
   }
 
   dial(name) {
     const { low, high, step, unit = "" } = this.range;
     const out = el("output", {}, "?");
-    const input = el("input", { type: "range", name, min: low, max: high, step,
-      value: (low + high) / 2, "aria-label": "your prediction",
-      oninput: () => { out.textContent = `${input.value}${unit}`; } });
-    return el("div.quiz-dial", {}, input, out);
+    const input = el("input", {
+      type: "range",
+      name,
+      min: low,
+      max: high,
+      step,
+      value: (low + high) / 2,
+      "aria-label": "your prediction",
+      oninput: () => {
+        out.textContent = `${input.value}${unit}`;
+      },
+    });
+    return el("div.quiz-dial", {}, input, out, el("button", { type: "submit" }, "Reveal"));
   }
 
   reveal() {
     const field = new FormData(this.form).get(`quiz-${this.host.dataset.quiz}`);
     const truth = this.answer();
     const right = this.range
-      ? Math.abs(Number(field) - truth) <= this.range.close : this.options()[Number(field)] === truth;
-    const shown = this.range ? `${fmt(truth, this.range.digits ?? 0)}${this.range.unit || ""}` : truth;
+      ? Math.abs(Number(field) - truth) <= this.range.close
+      : this.options()[Number(field)] === truth;
+    const shown = this.range
+      ? `${fmt(truth, this.range.digits ?? 0)}${this.range.unit || ""}`
+      : truth;
     this.verdict.className = `verdict ${right ? "right" : "wrong"}`;
     const lead = right ? `✓ Right: ${shown}. ` : `✗ It is ${shown}. `;
     this.verdict.replaceChildren(el("strong", {}, lead), this.why());

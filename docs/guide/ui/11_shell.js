@@ -8,21 +8,33 @@
 const live = (() => {
   const drawings = new Map(); // section element -> [{draw, stale}]
   const visible = new Set();
-  const watcher = new IntersectionObserver((entries) => {
-    for (const { target, isIntersecting } of entries) {
-      if (!isIntersecting) visible.delete(target);
-      else { visible.add(target); drawings.get(target).forEach(catchUp); }
-    }
-  }, { rootMargin: "50% 0px" });
+  const watcher = new IntersectionObserver(
+    (entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (!isIntersecting) visible.delete(target);
+        else {
+          visible.add(target);
+          drawings.get(target).forEach(catchUp);
+        }
+      }
+    },
+    { rootMargin: "20px 0px" },
+  );
 
   function catchUp(drawing) {
-    if (drawing.stale) { drawing.stale = false; drawing.draw(); }
+    if (drawing.stale) {
+      drawing.stale = false;
+      drawing.draw();
+    }
   }
 
   return (id, keys, draw) => {
     const section = document.getElementById(id);
     const drawing = { draw, stale: false };
-    if (!drawings.has(section)) { drawings.set(section, []); watcher.observe(section); }
+    if (!drawings.has(section)) {
+      drawings.set(section, []);
+      watcher.observe(section);
+    }
     drawings.get(section).push(drawing);
     const change = () => {
       drawing.stale = true;
@@ -38,35 +50,62 @@ const steppers = {};
 
 /** Back, play, forward and a scrub bar over state[key] from 0 to last(). */
 class Stepper {
-  constructor(host, section, key, last, { delay = 900, name = "step" } = {}) {
-    Object.assign(this, { key, last, delay, timer: 0 });
-    this.bar = el("input", { type: "range", min: 0, step: 1, "aria-label": `${name}, scrub`,
-      oninput: () => { this.stop(); this.go(Number(this.bar.value)); } });
+  constructor(host, section, key, last, { delay = 900, name = "step", from = 0 } = {}) {
+    Object.assign(this, { key, last, delay, from, timer: 0 });
+    this.bar = el("input", {
+      type: "range",
+      min: 0,
+      step: 1,
+      "aria-label": `${name}, scrub`,
+      oninput: () => {
+        this.stop();
+        this.go(Number(this.bar.value));
+      },
+    });
     this.playButton = el("button.play", { type: "button", onclick: () => this.toggle() }, "▶ Play");
     this.where = el("output.where");
     host.append(
-      el("button", { type: "button", "aria-label": `previous ${name}`,
-        onclick: () => this.by(-1) }, "←"),
+      el(
+        "button",
+        { type: "button", "aria-label": `previous ${name}`, onclick: () => this.by(-1) },
+        "←",
+      ),
       this.playButton,
-      el("button", { type: "button", "aria-label": `next ${name}`, onclick: () => this.by(1) }, "→"),
-      this.bar, this.where);
+      el(
+        "button",
+        { type: "button", "aria-label": `next ${name}`, onclick: () => this.by(1) },
+        "→",
+      ),
+      this.bar,
+      this.where,
+    );
     steppers[section] = this;
     state.on([key], () => this.sync());
     this.sync();
   }
 
-  get now() { return Math.min(state.values[this.key], this.last()); }
-  go(to) { state.set({ [this.key]: Math.max(0, Math.min(this.last(), to)) }); }
-  by(delta) { this.stop(); this.go(this.now + delta); }
+  get now() {
+    return Math.min(state.values[this.key], this.last());
+  }
+  go(to) {
+    state.set({ [this.key]: Math.max(0, Math.min(this.last(), to)) });
+  }
+  by(delta) {
+    this.stop();
+    this.go(this.now + delta);
+  }
 
   sync() {
     this.bar.max = this.last();
     this.bar.value = this.now;
-    this.where.textContent = `${this.now} of ${this.last()}`;
+    this.where.textContent = `${this.now + this.from} of ${this.last() + this.from}`;
   }
 
   toggle() {
-    if (this.timer) { this.stop(); return; }
+    if (this.timer) {
+      this.stop();
+      return;
+    }
     if (this.now >= this.last()) this.go(0);
     this.playButton.textContent = "❚❚ Pause";
     const tick = () => {
@@ -86,14 +125,22 @@ class Stepper {
 
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
-  try { localStorage.setItem("microgpt-guide-theme", theme); } catch { /* private window */ }
+  try {
+    localStorage.setItem("microgpt-guide-theme", theme);
+  } catch {
+    /* private window */
+  }
   $("#theme-button").textContent = theme === "dark" ? "☀ Light" : "☾ Dark";
   state.tell(["model", "theme"]); // canvases hold colours, so they draw again
 }
 
-function toggleTheme() { setTheme(themeName() === "dark" ? "light" : "dark"); }
+function toggleTheme() {
+  setTheme(themeName() === "dark" ? "light" : "dark");
+}
 
-function sectionIds() { return $$("#side-list a").map((a) => a.hash.slice(1)); }
+function sectionIds() {
+  return $$("#side-list a").map((a) => a.hash.slice(1));
+}
 
 function goTo(id) {
   $(`#${id}`)?.scrollIntoView({ behavior: calm.matches ? "auto" : "smooth" });
@@ -159,10 +206,14 @@ function startKeys() {
 const enterActions = {};
 
 function startWeightsSwitch() {
-  const group = $(".weights-switch");
-  choice(group, "model");
+  const side = $("#side .weights-switch");
+  for (const host of $$(".weights-here")) {
+    // on small screens the side has no room for it
+    host.append(...[...side.children].map((node) => node.cloneNode(true)));
+  }
+  for (const group of [side, ...$$(".weights-here")]) choice(group, "model");
   const sync = () => {
-    $('[data-value="mine"]', group).disabled = !models.mine;
+    for (const button of $$('[data-value="mine"]')) button.disabled = !models.mine;
     $("#weights-note").textContent = models.label();
   };
   state.on(["model", "steps"], sync);
@@ -177,7 +228,10 @@ function startBadge() {
     bar.hidden = false;
     $("#badge-title").textContent = "Checking …";
     training.verify((answer) => {
-      if (answer.type === "progress") { bar.value = answer.fraction; return; }
+      if (answer.type === "progress") {
+        bar.value = answer.fraction;
+        return;
+      }
       bar.hidden = true;
       button.disabled = false;
       button.textContent = "Verify again";
@@ -191,8 +245,9 @@ function showVerdict(report, seconds) {
   badge.dataset.verdict = report.equal ? "equal" : "different";
   badge.dataset.report = JSON.stringify({ ...report, seconds });
   $("#badge-title").textContent = report.equal ? "✓ Equal to Python" : "✗ Not equal to Python";
-  $("#badge-text").textContent = `${commas(report.steps)} training steps repeated in `
-    + `${fmt(seconds, 1)} s: the largest difference in any loss is ${fmt(report.maxLossGap, 12)}, `
-    + `${fmt(report.maxValueGap, 12)} with Values in the first ${report.valueSteps}; `
-    + `${report.namesEqual} of ${Python.run.samples.length} invented names are the same.`;
+  $("#badge-text").textContent =
+    `${commas(report.steps)} training steps repeated in ` +
+    `${fmt(seconds, 1)} s: the largest difference in any loss is ${fmt(report.maxLossGap, 12)}, ` +
+    `${fmt(report.maxValueGap, 12)} with Values in the first ${report.valueSteps}; ` +
+    `${report.namesEqual} of ${Python.run.samples.length} invented names are the same.`;
 }

@@ -5,9 +5,10 @@
 
 /** Where each matrix stands in the mosaic, in dots. All are turned so that they are 16 high. */
 const MOSAIC_ROWS = [
-  ["token", "position", "query", "key", "value", "mix", "head"], ["up", "down"],
+  ["token", "position", "query", "key", "value", "mix", "head"],
+  ["up", "down"],
 ];
-const MOSAIC_GAP = 3;
+const MOSAIC_GAP = 2;
 
 function mosaicBoxes() {
   const boxes = [];
@@ -18,11 +19,11 @@ function mosaicBoxes() {
     const spare = (width - rowWidth(names)) / (names.length - 1);
     let left = 0;
     for (const name of names) {
-      boxes.push({ name, left, top: row * (CONFIG.channels + MOSAIC_GAP + 2), width: widthOf(name) });
+      boxes.push({ name, left, top: row * (CONFIG.channels + 4), width: widthOf(name) });
       left += widthOf(name) + MOSAIC_GAP + spare;
     }
   });
-  return { boxes, width, height: 2 * CONFIG.channels + MOSAIC_GAP + 4 };
+  return { boxes, width, height: 2 * CONFIG.channels + 7 };
 }
 
 /** Which parameter is dot (x, y) of a box: tall matrices lie on their side. */
@@ -54,6 +55,9 @@ function drawMosaic() {
     context.fillStyle = cssColour(PART_OF[box.name]);
     const below = (box.top + CONFIG.channels) * dot + 1;
     context.fillRect(box.left * dot, below, box.width * dot - gap, Math.max(2, dot * 0.4));
+    if (dot < 5) continue;
+    context.font = "600 12px ui-monospace, Menlo, Consolas, Liberation Mono, monospace";
+    context.fillText(box.name, box.left * dot, below + 17);
   }
 }
 
@@ -61,32 +65,36 @@ function pointAtMosaic(event) {
   const { left, top } = $("#mosaic").getBoundingClientRect();
   const x = (event.clientX - left) / mosaic.dot;
   const y = (event.clientY - top) / mosaic.dot;
-  const box = mosaic.boxes.boxes.find((b) => x >= b.left && x < b.left + b.width
-    && y >= b.top && y < b.top + CONFIG.channels);
+  const box = mosaic.boxes.boxes.find(
+    (b) => x >= b.left && x < b.left + b.width && y >= b.top && y < b.top + CONFIG.channels,
+  );
   if (!box) return;
   const index = mosaicParameter(box, Math.floor(x - box.left), Math.floor(y - box.top));
   $("#mosaic-note").textContent =
     `${parameterName(index)} = ${fmt(models.current[index], 4)}: ${PURPOSE[box.name]}`;
 }
 
-/** Types one invented name after another; a few, then it rests. Each has its own seed. */
+/** Types a few invented names, each with its own seed, over the chances behind each letter. */
 function startTyping() {
-  const [out, note] = [$("#hero-name"), $("#hero-note")];
-  const show = (word, seed) => {
-    note.textContent = word ? `invented letter by letter by the model in this page, with seed ${seed}`
-      : "";
+  const [out, note, bars] = [$("#hero-name"), $("#hero-note"), $("#hero-bars")];
+  const rest = 1200;
+  let seed = 0;
+  const show = (picks, i) => {
+    out.textContent = wordOf(picks.slice(0, i + 1));
+    bars.replaceChildren(chanceBars(picks[i].probs, { chosen: picks[i].token }));
   };
-  const first = wordOf(generate(models.trained, new PythonRandom(1), CONFIG.temperature));
-  if (calm.matches) { out.textContent = first; show(first, 1); return; }
-  let seed = 1;
   const name = () => {
-    const word = wordOf(generate(models.trained, new PythonRandom(seed), CONFIG.temperature));
-    let shown = 0;
-    show(word, seed);
+    seed++;
+    const picks = generate(models.trained, new PythonRandom(seed), CONFIG.temperature);
+    note.textContent =
+      `The model in this page is writing a name. Bars: its chances for the ` +
+      `next letter. Seed ${seed}.`;
+    let i = calm.matches ? picks.length - 1 : 0;
     const letter = () => {
-      out.textContent = word.slice(0, ++shown);
-      if (shown < word.length) setTimeout(letter, 110);
-      else if (seed++ < 4) setTimeout(name, 900); // under five seconds of motion after reading
+      show(picks, i++);
+      if (i < picks.length) setTimeout(letter, 330);
+      else if (seed < 4 && !calm.matches) setTimeout(name, rest);
+      else note.textContent = `Written by the model in this page, letter by letter. Seed ${seed}.`;
     };
     letter();
   };

@@ -5,12 +5,22 @@ let namesFrom = 0;
 
 function showNames() {
   const shown = Python.first.slice(namesFrom, namesFrom + 10);
-  $("#names").replaceChildren(...shown.map((name) => el("button.chip", {
-    type: "button", onclick: () => state.set({ word: name, pos: 1, key: 0 }),
-    "aria-pressed": String(name === state.values.word),
-  }, name)));
-  $("#names-note").textContent = `${namesFrom + 1}–${namesFrom + shown.length} of `
-    + `${commas(Python.count)}, shuffled with seed ${CONFIG.seed}`;
+  $("#names").replaceChildren(
+    ...shown.map((name) =>
+      el(
+        "button.chip",
+        {
+          type: "button",
+          onclick: () => state.set({ word: name, pos: 1, key: 0 }),
+          "aria-pressed": String(name === state.values.word),
+        },
+        name,
+      ),
+    ),
+  );
+  $("#names-note").textContent =
+    `${namesFrom + 1}–${namesFrom + shown.length} of ` +
+    `${commas(Python.count)}, shuffled with seed ${CONFIG.seed}`;
   $("#names-before").disabled = namesFrom === 0;
   $("#names-after").disabled = namesFrom + 10 >= Python.first.length;
 }
@@ -20,21 +30,33 @@ function showTiles() {
   const { word } = state.values;
   const ids = [BOS, ...Array.from(word, (ch) => LETTERS.indexOf(ch)), BOS];
   const most = CONFIG.context; // BOS and 15 letters are read; the last BOS is only predicted
-  $("#token-tiles").replaceChildren(...ids.map((id, i) => {
-    const last = i === ids.length - 1;
-    if (id < 0) {
-      return el("div.tile.unknown", {}, el("span.tile-text", {}, Array.from(word)[i - 1]),
-        el("span.tile-id", {}, "none"));
-    }
-    return tile(id, { class: !last && i >= most ? "over" : "" });
-  }));
+  $("#token-tiles").replaceChildren(
+    ...ids.map((id, i) => {
+      const last = i === ids.length - 1;
+      if (id < 0) {
+        return el(
+          "div.tile.unknown",
+          {},
+          el("span.tile-text", {}, Array.from(word)[i - 1]),
+          el("span.tile-id", {}, "none"),
+        );
+      }
+      return tile(id, { class: !last && i >= most ? "over" : "" });
+    }),
+  );
   const note = $("#token-note");
   const why = whyNotReadable(word);
   if (why) note.textContent = why;
-  else if (!word) note.textContent = "Nothing typed: BOS follows BOS. Even that is something the model can read, and be surprised by.";
+  else if (!word)
+    note.textContent =
+      "Nothing typed: BOS follows BOS. Even that is something the model can read, and be " +
+      "surprised by.";
   else {
-    note.replaceChildren("In Python: ", el("code", {}, `[${ids.join(", ")}]`),
-      `. ${ids.length} tokens, so ${ids.length - 1} times the question “what comes next?”`);
+    note.replaceChildren(
+      "In Python: ",
+      el("code", {}, `[${ids.join(", ")}]`),
+      `. ${ids.length} tokens, so ${ids.length - 1} times the question “what comes next?”`,
+    );
   }
 }
 
@@ -53,14 +75,28 @@ async function showVocabulary() {
   const draw = () => {
     const used = new Set(tokenize(state.values.word));
     const top = Math.max(...shares);
-    host.replaceChildren(...Array.from(shares, (share, id) =>
-      el("div.vocab-item", { class: `vocab-item ${used.has(id) ? "used" : ""}` },
-        el("div.vocab-bar-area", {},
-          el("div.vocab-bar", { style: { height: `${share / top * 100}%` } })), tile(id))));
+    host.replaceChildren(
+      ...Array.from(shares, (share, id) =>
+        el(
+          "div.vocab-item",
+          { class: `vocab-item ${used.has(id) ? "used" : ""}` },
+          el(
+            "div.vocab-bar-area",
+            {},
+            el("div.vocab-bar", { style: { height: `${(share / top) * 100}%` } }),
+          ),
+          tile(id),
+        ),
+      ),
+    );
   };
-  const refresh = tableTwin($("#vocabulary-table"), () => table(`Share of each token in ${basis}`,
-    ["token", "number", "share"],
-    Array.from(shares, (share, id) => [tokenText(id), id, percent(share)])));
+  const refresh = tableTwin($("#vocabulary-table"), () =>
+    table(
+      `Share of each token in ${basis}`,
+      ["token", "number", "share"],
+      Array.from(shares, (share, id) => [tokenText(id), id, percent(share)]),
+    ),
+  );
   live("tokens", ["word"], draw);
   try {
     const names = await Python.names();
@@ -68,12 +104,20 @@ async function showVocabulary() {
     basis = `all ${commas(names.length)} names`;
     draw();
     refresh();
-  } catch { /* the first names do; the notice at the top says what is missing */ }
+  } catch {
+    /* the first names do; the notice at the top says what is missing */
+  }
 }
 
 function startTokens() {
-  $("#names-before").onclick = () => { namesFrom -= 10; showNames(); };
-  $("#names-after").onclick = () => { namesFrom += 10; showNames(); };
+  $("#names-before").onclick = () => {
+    namesFrom -= 10;
+    showNames();
+  };
+  $("#names-after").onclick = () => {
+    namesFrom += 10;
+    showNames();
+  };
   state.on(["word"], showNames);
   showNames();
   live("tokens", ["word"], showTiles);

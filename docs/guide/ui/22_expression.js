@@ -7,17 +7,33 @@
 const MOST_NODES = 26;
 
 const GRAPHS = {
-  addition: { text: "a + b", uses: "ab",
-    lesson: "A sum passes its gradient on unchanged to both inputs." },
-  multiplication: { text: "a * b", uses: "ab",
-    lesson: "A product gives each input the gradient times the other input." },
-  twice: { text: "a * a + b", uses: "ab",
-    lesson: "a is used twice. Both contributions are added up." },
-  relu: { text: "relu(a * b + c)", uses: "abc",
-    lesson: "Where relu’s input is negative, its slope is 0: nothing behind it gets a gradient." },
-  softmax: { text: "-log(exp(a) / (exp(a) + exp(b) + exp(c)))", uses: "abc",
-    lesson: "The loss of a guess between three tokens with scores a, b, c, when the first was right. "
-      + "The gradient of b is simply its chance, and that of a its chance minus 1." },
+  addition: {
+    text: "a + b",
+    uses: "ab",
+    lesson: "A sum passes its gradient on unchanged to both inputs.",
+  },
+  multiplication: {
+    text: "a * b",
+    uses: "ab",
+    lesson: "A product gives each input the gradient times the other input.",
+  },
+  twice: {
+    text: "a * a + b",
+    uses: "ab",
+    lesson: "a is used twice. Both contributions are added up.",
+  },
+  relu: {
+    text: "relu(a * b + c)",
+    uses: "abc",
+    lesson: "Where relu’s input is negative, its slope is 0: nothing behind it gets a gradient.",
+  },
+  softmax: {
+    text: "-log(exp(a) / (exp(a) + exp(b) + exp(c)))",
+    uses: "abc",
+    lesson:
+      "The loss of a guess between three tokens with scores a, b, c, when the first was right. " +
+      "The gradient of b is simply its chance, and that of a its chance minus 1.",
+  },
 };
 
 class ExpressionProblem extends Error {}
@@ -31,7 +47,9 @@ class ExpressionParser {
     this.made = 0;
   }
 
-  peek() { return this.pieces[this.at]; }
+  peek() {
+    return this.pieces[this.at];
+  }
   take(wanted) {
     if (this.peek() !== wanted) return false;
     this.at++;
@@ -44,7 +62,8 @@ class ExpressionParser {
   }
 
   parse() {
-    if (!this.pieces.length) throw new ExpressionProblem("Type something with a, b or c, such as a * b + c.");
+    if (!this.pieces.length)
+      throw new ExpressionProblem("Type something with a, b or c, such as a * b + c.");
     const result = this.sum();
     if (this.peek()) throw new ExpressionProblem(`“${this.peek()}” can’t stand there.`);
     return result;
@@ -68,7 +87,9 @@ class ExpressionParser {
     }
   }
 
-  sign() { return this.take("-") ? this.sign().neg() : this.powered(); }
+  sign() {
+    return this.take("-") ? this.sign().neg() : this.powered();
+  }
 
   powered() {
     const base = this.called();
@@ -107,7 +128,9 @@ class ExpressionParser {
       throw new ExpressionProblem(`“${name}” is unknown: there are a, b, c, exp, log and relu.`);
     }
     if (name === "log" && x.data <= 0) {
-      throw new ExpressionProblem(`log needs a positive number and got ${fmt(x.data, 2)}: move a slider.`);
+      throw new ExpressionProblem(
+        `log needs a positive number and got ${fmt(x.data, 2)}: move a slider.`,
+      );
     }
     return x[name]();
   }
@@ -129,7 +152,9 @@ class ExpressionParser {
       this.expect(")");
       return this.apply(name, inside);
     }
-    throw new ExpressionProblem(piece ? `“${piece}” can’t stand there.` : "The text ends too early.");
+    throw new ExpressionProblem(
+      piece ? `“${piece}” can’t stand there.` : "The text ends too early.",
+    );
   }
 }
 
@@ -144,7 +169,9 @@ function buildGraph(text, numbers) {
     const root = new ExpressionParser(text, inputs).parse();
     const order = root.inOrder();
     if (order.length > MOST_NODES) {
-      return { problem: `That makes ${order.length} boxes; ${MOST_NODES} fit the picture. Shorten it.` };
+      return {
+        problem: `That makes ${order.length} boxes; ${MOST_NODES} fit the picture. Shorten it.`,
+      };
     }
     for (const v of order) {
       if (!Number.isFinite(v.data) || !v.slopes.every(Number.isFinite)) {

@@ -15,8 +15,10 @@ const PURPOSE = {
   head: "scores each possible next token, one row a token",
 };
 const GROUPS = [
-  ["embed", ["token", "position"]], ["attn", ["query", "key", "value", "mix"]],
-  ["mlp", ["up", "down"]], ["output", ["head"]],
+  ["embed", ["token", "position"]],
+  ["attn", ["query", "key", "value", "mix"]],
+  ["mlp", ["down", "up"]],
+  ["output", ["head"]],
 ];
 
 function matrixOf(index) {
@@ -41,8 +43,10 @@ class MatrixPicture {
     this.canvas = el("canvas.heat", { style: { "--rows": rows, "--cols": cols } });
     this.canvas.addEventListener("pointermove", (event) => {
       const box = this.canvas.getBoundingClientRect();
-      this.to(Math.floor((event.clientY - box.top) / box.height * rows),
-        Math.floor((event.clientX - box.left) / box.width * cols));
+      this.to(
+        Math.floor(((event.clientY - box.top) / box.height) * rows),
+        Math.floor(((event.clientX - box.left) / box.width) * cols),
+      );
     });
   }
 
@@ -69,8 +73,13 @@ class MatrixPicture {
   }
 
   paint(numbers, limit) {
-    paint(this.canvas, numbers.subarray(this.start, this.start + this.rows * this.cols),
-      this.rows, this.cols, limit);
+    paint(
+      this.canvas,
+      numbers.subarray(this.start, this.start + this.rows * this.cols),
+      this.rows,
+      this.cols,
+      limit,
+    );
   }
 }
 
@@ -80,26 +89,56 @@ function buildMatrices() {
   const readout = $("#matrix-readout");
   const choose = (index) => {
     const { name } = matrixOf(index);
-    readout.textContent = `${parameterName(index)} = ${fmt(models.current[index], 4)}: ${PURPOSE[name]}`;
+    readout.textContent =
+      `${parameterName(index)} = ${fmt(models.current[index], 4)}: ` + `${PURPOSE[name]}`;
     codePanels.parameters?.show([`w:${name}`]);
   };
-  $("#matrices").append(...GROUPS.map(([part, names]) => el(`div.matrix-group.${part}`, {},
-    el("h3", {}, PART_NAMES[part]),
-    el("div.matrix-row", {}, names.map((name) => {
-      const shape = LAYOUT[name];
-      const picture = new MatrixPicture(shape, choose);
-      matrixPictures.push(picture);
-      return el("button.matrix", { type: "button", onclick: () => openZoom(name),
-        onfocus: () => choose(shape.start),
-        "aria-label": `${name}, ${shape.rows} rows of ${shape.cols}: ${PURPOSE[name]}. Look closer` },
-      picture.canvas, el("span.matrix-name", {}, name),
-      el("span.matrix-shape", {}, `${shape.rows} × ${shape.cols}`));
-    })))));
+  $("#matrices").append(
+    ...GROUPS.map(([part, names]) =>
+      el(
+        `div.matrix-group.${part}`,
+        {},
+        el("h3", {}, PART_NAMES[part]),
+        el(
+          "div.matrix-row",
+          {},
+          names.map((name) => {
+            const shape = LAYOUT[name];
+            const picture = new MatrixPicture(shape, choose);
+            matrixPictures.push(picture);
+            return el(
+              "button.matrix",
+              {
+                type: "button",
+                onclick: () => openZoom(name),
+                onfocus: () => choose(shape.start),
+                "aria-label":
+                  `${name}, ${shape.rows} rows of ${shape.cols}: ${PURPOSE[name]}. ` +
+                  `Look closer`,
+              },
+              picture.canvas,
+              el("span.matrix-name", {}, name),
+              el("span.matrix-shape", {}, `${shape.rows} × ${shape.cols}`),
+            );
+          }),
+          part === "mlp" &&
+            el(
+              "p.matrix-note",
+              {},
+              "Each row of “up” is a detector that looks for one " +
+                "pattern in the 16 numbers. The column of “down” with the same number says " +
+                "what follows when it " +
+                "finds it: 64 small if-then rules, none of them written by a person.",
+            ),
+        ),
+      ),
+    ),
+  );
 }
 
 function paintMatrices() {
   const weights = models.current;
-  const limit = largest(weights);
+  const limit = largest(weights) / 2;
   for (const picture of matrixPictures) picture.paint(weights, limit);
   $("#matrix-limit").textContent = fmt(limit, 2);
 }
@@ -107,11 +146,22 @@ function paintMatrices() {
 function buildCounter() {
   const sizes = partSizes();
   $("#counter").replaceChildren(
-    el("p.counter-total", {}, el("strong", {}, commas(PARAMETERS)), " numbers: ",
-      Object.entries(sizes).map(([part, n], i) => [i ? " + " : "", el(`span.count.${part}`, {},
-        `${commas(n)} ${PART_NAMES[part]}`)])),
-    el("div.counter-bar", { "aria-hidden": "true" }, Object.entries(sizes).map(([part, n]) =>
-      el(`div.${part}`, { style: { flex: n } }))));
+    el(
+      "p.counter-total",
+      {},
+      el("strong", {}, commas(PARAMETERS)),
+      " numbers: ",
+      Object.entries(sizes).map(([part, n], i) => [
+        i ? " + " : "",
+        el(`span.count.${part}`, {}, `${commas(n)} ${PART_NAMES[part]}`),
+      ]),
+    ),
+    el(
+      "div.counter-bar",
+      { "aria-hidden": "true" },
+      Object.entries(sizes).map(([part, n]) => el(`div.${part}`, { style: { flex: n } })),
+    ),
+  );
 }
 
 /** Mean, spread and extremes of a matrix, for its closer look. */
@@ -125,12 +175,23 @@ function summary(numbers) {
 function histogram(numbers, bins = 31) {
   const limit = largest(numbers);
   const counts = new Array(bins).fill(0);
-  for (const x of numbers) counts[Math.min(bins - 1, Math.floor((x / limit + 1) / 2 * bins))]++;
+  for (const x of numbers) counts[Math.min(bins - 1, Math.floor(((x / limit + 1) / 2) * bins))]++;
   const top = Math.max(...counts);
-  return el("div.histogram", { role: "img",
-    "aria-label": `How the values spread from ${fmt(-limit, 2)} to ${fmt(limit, 2)}` },
-  counts.map((n, i) => el("div", { style: { height: `${n / top * 100}%`,
-    background: rampColour((i + 0.5) / bins * 2 - 1, 1) } })));
+  return el(
+    "div.histogram",
+    {
+      role: "img",
+      "aria-label": `How the values spread from ${fmt(-limit, 2)} to ${fmt(limit, 2)}`,
+    },
+    counts.map((n, i) =>
+      el("div", {
+        style: {
+          height: `${(n / top) * 100}%`,
+          background: rampColour(((i + 0.5) / bins) * 2 - 1, 1),
+        },
+      }),
+    ),
+  );
 }
 
 function openZoom(name) {
@@ -144,16 +205,42 @@ function openZoom(name) {
   picture.paint(weights, largest(numbers));
   const { mean, spread, low, high } = summary(numbers);
   const twin = el("div");
-  tableTwin(twin, () => table(`All of ${name}`, ["row", ...Array(shape.cols).keys()],
-    Array.from({ length: shape.rows }, (_, r) => [rowName(name, r),
-      ...Array.from(numbers.subarray(r * shape.cols, (r + 1) * shape.cols), (x) => fmt(x, 3))])));
+  tableTwin(twin, () =>
+    table(
+      `All of ${name}`,
+      ["row", ...Array(shape.cols).keys()],
+      Array.from({ length: shape.rows }, (_, r) => [
+        rowName(name, r),
+        ...Array.from(numbers.subarray(r * shape.cols, (r + 1) * shape.cols), (x) => fmt(x, 3)),
+      ]),
+    ),
+  );
   $("#zoom-title").textContent = `${name}: ${shape.rows} × ${shape.cols}`;
-  $("#zoom-body").replaceChildren(el("p", {}, `It ${PURPOSE[name].startsWith("turns")
-    || PURPOSE[name].startsWith("brings") || PURPOSE[name].startsWith("scores")
-    || PURPOSE[name].startsWith("widens") || PURPOSE[name].startsWith("narrows")
-    ? "" : "says "}${PURPOSE[name]}.`), el("div.zoom-heat", {}, picture.canvas), readout,
-  histogram(numbers), el("p.quiet", {}, `From ${fmt(low)} to ${fmt(high)}, mean ${fmt(mean)}, `
-    + `typical distance from the mean ${fmt(spread)}. Weights: ${models.label()}.`), twin);
+  $("#zoom-body").replaceChildren(
+    el(
+      "p",
+      {},
+      `It ${
+        PURPOSE[name].startsWith("turns") ||
+        PURPOSE[name].startsWith("brings") ||
+        PURPOSE[name].startsWith("scores") ||
+        PURPOSE[name].startsWith("widens") ||
+        PURPOSE[name].startsWith("narrows")
+          ? ""
+          : "says "
+      }${PURPOSE[name]}.`,
+    ),
+    el("div.zoom-heat", {}, picture.canvas),
+    readout,
+    histogram(numbers),
+    el(
+      "p.quiet",
+      {},
+      `From ${fmt(low)} to ${fmt(high)}, mean ${fmt(mean)}, ` +
+        `typical distance from the mean ${fmt(spread)}. Weights: ${models.label()}.`,
+    ),
+    twin,
+  );
   $("#zoom").showModal();
 }
 
@@ -163,7 +250,9 @@ function alikeness(weights, u, v) {
   let [uv, uu, vv] = [0, 0, 0];
   for (let c = 0; c < cols; c++) {
     const [a, b] = [weights[start + u * cols + c], weights[start + v * cols + c]];
-    uv += a * b; uu += a * a; vv += b * b;
+    uv += a * b;
+    uu += a * a;
+    vv += b * b;
   }
   return uv / Math.sqrt(uu * vv);
 }
@@ -173,17 +262,47 @@ let alikeLetter = 0;
 function showAlike() {
   const ranked = Array.from({ length: CONFIG.vocabulary }, (_, id) => id)
     .filter((id) => id !== alikeLetter)
-    .map((id) => [id, alikeness(models.current, alikeLetter, id)]).sort((p, q) => q[1] - p[1]);
-  const row = ([id, x]) => el("div.alike-row", {}, tile(id),
-    el("div.alike-track", {}, el("div.alike-bar", { class: `alike-bar ${x < 0 ? "negative" : ""}`,
-      style: { width: `${Math.abs(x) * 100}%` } })), el("span", {}, fmt(x, 2)));
+    .map((id) => [id, alikeness(models.current, alikeLetter, id)])
+    .sort((p, q) => q[1] - p[1]);
+  const row = ([id, x]) =>
+    el(
+      "div.alike-row",
+      {},
+      tile(id),
+      el(
+        "div.alike-track",
+        {},
+        el("div.alike-bar", {
+          class: `alike-bar ${x < 0 ? "negative" : ""}`,
+          style: { width: `${Math.abs(x) * 100}%` },
+        }),
+      ),
+      el("span", {}, fmt(x, 2)),
+    );
   $("#alike").replaceChildren(
-    el("div.alike-columns", {}, el("div", {}, el("h4", {}, `Most like ${tokenText(alikeLetter)}`),
-      ranked.slice(0, 4).map(row)),
-    el("div", {}, el("h4", {}, `Least like ${tokenText(alikeLetter)}`),
-      ranked.slice(-4).reverse().map(row))),
-    el("p.quiet", {}, "Cosine of the angle between two embeddings: 1 is the same direction, "
-      + `0 unrelated, ${MINUS}1 opposite.`));
+    el(
+      "div.alike-columns",
+      {},
+      el(
+        "div",
+        {},
+        el("h4", {}, `Most like ${tokenText(alikeLetter)}`),
+        ranked.slice(0, 4).map(row),
+      ),
+      el(
+        "div",
+        {},
+        el("h4", {}, `Least like ${tokenText(alikeLetter)}`),
+        ranked.slice(-4).reverse().map(row),
+      ),
+    ),
+    el(
+      "p.quiet",
+      {},
+      "Cosine of the angle between two embeddings: 1 is the same direction, " +
+        `0 unrelated, ${MINUS}1 opposite.`,
+    ),
+  );
   $$("#alike-letters button").forEach((b, i) => {
     b.setAttribute("aria-pressed", String(i === alikeLetter));
   });
@@ -193,8 +312,20 @@ function startParameters() {
   buildCounter();
   buildMatrices();
   live("parameters", ["model"], paintMatrices);
-  $("#alike-letters").append(...Array.from({ length: CONFIG.vocabulary }, (_, id) =>
-    el("button", { type: "button", onclick: () => { alikeLetter = id; showAlike(); } },
-      tokenText(id))));
+  $("#alike-letters").append(
+    ...Array.from({ length: CONFIG.vocabulary }, (_, id) =>
+      el(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            alikeLetter = id;
+            showAlike();
+          },
+        },
+        tokenText(id),
+      ),
+    ),
+  );
   live("parameters", ["model"], showAlike);
 }

@@ -1,14 +1,16 @@
-/* Every operation of the model, in order, with how to spell out each number it makes.
+/* How an operation of the model is described, and how each number it makes is spelled out.
 
-   An operation: part (its colour), title, text, formula, regions (lines of microgpt.py), inputs(x, t)
-   and outputs(x, t), both lists of {label, numbers, names?, spell?}. x is a trace, t a position.
-   Read: row -> spellProducts -> OPERATIONS. */
+   An operation: part (its colour), title, text, formula, regions (lines of microgpt.py), and
+   inputs(x, t), outputs(x, t): lists of {label, numbers, names?, spell?}. x is a trace, t a
+   position. Read: row -> spellProducts -> matrixOperation, normOperation, addOperation. */
 "use strict";
 
 const C = CONFIG.channels;
 
 /** Row t of a trace array whose rows have `width` numbers. */
-function row(numbers, t, width = C) { return numbers.subarray(t * width, (t + 1) * width); }
+function row(numbers, t, width = C) {
+  return numbers.subarray(t * width, (t + 1) * width);
+}
 
 const bracket = (x) => (x < 0 ? `(${fmt(x, 2)})` : fmt(x, 2));
 
@@ -27,18 +29,23 @@ function spellProducts(name, a, b, total) {
 /** spell() of a matrix: row i of `name`, times the input, added up. */
 function spellRow(name, input, output) {
   const { cols, start } = LAYOUT[name];
-  return (i) => spellProducts(`${name} row ${rowName(name, i)} · input`,
-    models.current.subarray(start + i * cols, start + (i + 1) * cols), input, output[i]);
+  return (i) =>
+    spellProducts(
+      `${name} row ${rowName(name, i)} · input`,
+      models.current.subarray(start + i * cols, start + (i + 1) * cols),
+      input,
+      output[i],
+    );
 }
 
 function spellNorm(input, scale, output) {
   const squares = input.reduce((sum, v) => sum + v * v, 0) / input.length;
-  return (i) => `mean of squares = ${fmt(squares, 4)}; scale = 1 / √(${fmt(squares, 4)} + 0.00001) = `
-    + `${fmt(scale, 4)}; number ${i} = ${fmt(input[i], 4)} × ${fmt(scale, 4)} = ${fmt(output[i], 4)}`;
+  return (i) =>
+    `mean of squares = ${fmt(squares, 4)}; scale = 1 / √(${fmt(squares, 4)} + 0.00001) = ` +
+    `${fmt(scale, 4)}; number ${i} = ${fmt(input[i], 4)} × ${fmt(scale, 4)} = ${fmt(output[i], 4)}`;
 }
 
-const spellSum = (a, b, out) => (i) =>
-  `${fmt(a[i], 4)} + ${bracket(b[i])} = ${fmt(out[i], 4)}`;
+const spellSum = (a, b, out) => (i) => `${fmt(a[i], 4)} + ${bracket(b[i])} = ${fmt(out[i], 4)}`;
 
 /** Numbers of head h: which of the 16 channels are its own. */
 const headPart = (numbers, h) => numbers.subarray(h * CONFIG.headSize, (h + 1) * CONFIG.headSize);
@@ -51,136 +58,78 @@ function attentionRow(numbers, x, h, t) {
 
 const heads = [0, 1, 2, 3];
 const wordTokens = () => tokenize(readableWord());
-const positionNames = (t) => wordTokens().slice(0, t + 1).map(tokenText);
+const positionNames = (t) =>
+  wordTokens()
+    .slice(0, t + 1)
+    .map(tokenText);
 
 /** An operation that is one matrix times one vector. */
 function matrixOperation(name, part, title, text, regions, from, to, width) {
   return {
-    part, title, text, regions, id: name,
-    formula: `${width.out} rows of ${name}, each multiplied with the ${width.in} numbers and added up`,
+    part,
+    title,
+    text,
+    regions,
+    id: name,
+    formula:
+      `${width.out} rows of ${name}, each multiplied with the ${width.in} numbers and ` +
+      `added up`,
     inputs: (x, t) => [{ label: "input", numbers: row(x[from], t, width.in) }],
     outputs: (x, t) => {
       const [input, output] = [row(x[from], t, width.in), row(x[to], t, width.out)];
       const names = name === "head" ? TOKEN_NAMES : null;
-      return [{ label: `${name} × input`, numbers: output, names,
-        spell: spellRow(name, input, output) }];
+      return [
+        { label: `${name} × input`, numbers: output, names, spell: spellRow(name, input, output) },
+      ];
     },
   };
 }
 
 function normOperation(id, part, title, text, from, to, scale, regions) {
   return {
-    id, part, title, text, regions: [...regions, "normalise"],
+    id,
+    part,
+    title,
+    text,
+    regions: [...regions, "normalise"],
     formula: "each number ÷ √(mean of all 16 squared)",
     inputs: (x, t) => [{ label: "before", numbers: row(x[from], t) }],
-    outputs: (x, t) => [{ label: "after", numbers: row(x[to], t),
-      spell: spellNorm(row(x[from], t), x[scale][t], row(x[to], t)) }],
+    outputs: (x, t) => [
+      {
+        label: "after",
+        numbers: row(x[to], t),
+        spell: spellNorm(row(x[from], t), x[scale][t], row(x[to], t)),
+      },
+    ],
   };
 }
 
 function addOperation(id, part, title, text, from, bypass, to, regions) {
   return {
-    id, part, title, text, regions, formula: "sum, number by number",
-    inputs: (x, t) => [{ label: "the block’s result", numbers: row(x[from], t) },
-      { label: "from the bypass", numbers: row(x[bypass], t) }],
-    outputs: (x, t) => [{ label: "sum", numbers: row(x[to], t),
-      spell: spellSum(row(x[from], t), row(x[bypass], t), row(x[to], t)) }],
+    id,
+    part,
+    title,
+    text,
+    regions,
+    formula: "sum, number by number",
+    inputs: (x, t) => [
+      { label: "the block’s result", numbers: row(x[from], t) },
+      { label: "from the bypass", numbers: row(x[bypass], t) },
+    ],
+    outputs: (x, t) => [
+      {
+        label: "sum",
+        numbers: row(x[to], t),
+        spell: spellSum(row(x[from], t), row(x[bypass], t), row(x[to], t)),
+      },
+    ],
   };
 }
-
-const square = { in: 16, out: 16 };
-const EMBED_OPERATIONS = [
-  { id: "token", part: "embed", title: "Look up the token", regions: ["lookUp", "w:token"],
-    text: "The token’s number picks one row of the table “token”: 16 numbers that stand for this letter.",
-    formula: "row number = token number", inputs: () => [],
-    outputs: (x, t) => [{ label: "row of token", numbers: row(x.tokenRow, t), spell: (i) =>
-      `token[${tokenText(wordTokens()[t])}][${i}] = ${fmt(row(x.tokenRow, t)[i], 4)}, as stored` }] },
-  { id: "position", part: "embed", title: "Look up the position", regions: ["lookUp", "w:position"],
-    text: "The same letter means something else at the start of a name than at its end, so the position has a row of its own.",
-    formula: "row number = position", inputs: () => [],
-    outputs: (x, t) => [{ label: "row of position", numbers: row(x.positionRow, t), spell: (i) =>
-      `position[${t}][${i}] = ${fmt(row(x.positionRow, t)[i], 4)}, as stored` }] },
-  addOperation("embedded", "embed", "Add the two",
-    "What it is, plus where it stands: the 16 numbers that will travel down the page.",
-    "tokenRow", "positionRow", "embedded", ["embed"]),
-  normOperation("norm0", "embed", "Normalise",
-    "The 16 numbers are scaled to a typical size of 1. Their proportions stay.",
-    "embedded", "norm0", "scale0", ["embed"]),
-];
-EMBED_OPERATIONS[2].inputs = (x, t) => [{ label: "token", numbers: row(x.tokenRow, t) },
-  { label: "position", numbers: row(x.positionRow, t) }];
-
-const ATTENTION_OPERATIONS = [
-  normOperation("norm1", "attn", "Normalise before attention",
-    "A copy is normalised for attention to read; the original waits on the bypass. (It was normalised just now, so little changes the first time.)",
-    "norm0", "norm1", "scale1", ["attnBlock"]),
-  matrixOperation("query", "attn", "Make the query", "What is this position looking for? Four numbers for each of four heads.",
-    ["query", "linear"], "norm1", "q", square),
-  matrixOperation("key", "attn", "Make the key", "What does this position offer to later ones? The key is kept for them.",
-    ["key", "linear"], "norm1", "k", square),
-  matrixOperation("value", "attn", "Make the value", "What will be handed to those who listen? It is kept, too.",
-    ["valueRow", "linear"], "norm1", "v", square),
-  { id: "scores", part: "attn", title: "Compare the query with every key", regions: ["scores"],
-    text: "In each head the query meets the key of every position so far. A large score says: these match.",
-    formula: "query · key ÷ √4, in each head",
-    inputs: (x, t) => [{ label: "query", numbers: row(x.q, t) }],
-    outputs: (x, t) => heads.map((h) => ({ label: `head ${h}`, names: positionNames(t), showNumbers: true,
-      numbers: attentionRow(x.scores, x, h, t), spell: (s) => `${spellProducts(
-        `head ${h}, key of ${positionNames(t)[s]}: query · key`, headPart(row(x.q, t), h),
-        headPart(row(x.k, s), h), attentionRow(x.scores, x, h, t)[s] * 2)}; ÷ √4 = ${
-        fmt(attentionRow(x.scores, x, h, t)[s], 4)}` })) },
-  { id: "share", part: "attn", title: "Softmax: scores become shares", regions: ["share", "softmax"],
-    text: "Each head has 100% of attention to give away and divides it by the scores.",
-    formula: "e to the score ÷ sum of them all",
-    inputs: (x, t) => heads.map((h) => ({ label: `scores, head ${h}`,
-      numbers: attentionRow(x.scores, x, h, t) })),
-    outputs: (x, t) => heads.map((h) => ({ label: `head ${h}`, names: positionNames(t), showNumbers: true,
-      numbers: attentionRow(x.weights, x, h, t), spell: spellSoftmax(
-        attentionRow(x.scores, x, h, t), attentionRow(x.weights, x, h, t)) })) },
-  { id: "gather", part: "attn", title: "Gather the values", regions: ["gather"],
-    text: "Each head takes every position’s value in proportion to its share, and adds up.",
-    formula: "share × value, added up over positions", inputs: (x, t) => [{ label: "own value", numbers: row(x.v, t) }],
-    outputs: (x, t) => [{ label: "gathered by the four heads", numbers: row(x.gathered, t), spell: (i) => {
-      const shares = attentionRow(x.weights, x, Math.floor(i / CONFIG.headSize), t);
-      return spellProducts(`head ${Math.floor(i / CONFIG.headSize)}: shares · values`, shares,
-        Array.from(shares, (_, s) => row(x.v, s)[i]), row(x.gathered, t)[i]);
-    } }] },
-  matrixOperation("mix", "attn", "Mix the heads", "One more matrix lets the four heads’ findings work together.",
-    ["mix", "linear"], "gathered", "attnOut", square),
-  addOperation("resid1", "attn", "Add to the bypass",
-    "What attention found is added to the 16 numbers that waited on the bypass.",
-    "attnOut", "norm0", "resid1", ["attnBlock"]),
-];
-
-const LATE_OPERATIONS = [
-  normOperation("norm2", "mlp", "Normalise before thinking", "Again a copy is scaled to size 1; the original waits.",
-    "resid1", "norm2", "scale2", ["mlpBlock"]),
-  matrixOperation("up", "mlp", "Widen to 64", "64 small detectors each look for their own pattern in the 16 numbers.",
-    ["think", "w:up"], "norm2", "hidden", { in: 16, out: 64 }),
-  { id: "relu", part: "mlp", title: "ReLU: keep what was found", regions: ["relu", "think"],
-    text: "A detector that found nothing (a negative number) is set to 0. Without this bend, two matrices in a row would be no more than one.",
-    formula: "max(0, number)", inputs: (x, t) => [{ label: "detectors", numbers: row(x.hidden, t, 64) }],
-    outputs: (x, t) => [{ label: "kept", numbers: row(x.active, t, 64), spell: (i) =>
-      `max(0, ${fmt(row(x.hidden, t, 64)[i], 4)}) = ${fmt(row(x.active, t, 64)[i], 4)}` }] },
-  matrixOperation("down", "mlp", "Narrow to 16", "Each detector that fired adds its own 16 numbers, the more the stronger it fired.",
-    ["think", "w:down"], "active", "mlpOut", { in: 64, out: 16 }),
-  addOperation("resid2", "mlp", "Add to the bypass", "The conclusions are added to what was known before.",
-    "mlpOut", "resid1", "resid2", ["mlpBlock"]),
-  matrixOperation("head", "output", "Score every next token", "Each of the 27 tokens has a row here. Its dot product with the 16 numbers is its score, the logit.",
-    ["headRow", "w:head"], "resid2", "logits", { in: 16, out: 27 }),
-  { id: "chances", part: "output", title: "Softmax: scores become chances", regions: ["softmax"],
-    text: "The 27 scores become 27 chances that add up to 100%. This is the model’s guess for the next token.",
-    formula: "e to the score ÷ sum of them all",
-    inputs: (x, t) => [{ label: "scores", numbers: row(x.logits, t, 27), names: TOKEN_NAMES }],
-    outputs: (x, t) => [{ label: "chances", numbers: row(x.probs, t, 27), names: TOKEN_NAMES, bars: true,
-      spell: spellSoftmax(row(x.logits, t, 27), row(x.probs, t, 27)) }] },
-];
 
 function spellSoftmax(scores, shares) {
   const top = Math.max(...scores);
   const total = scores.reduce((sum, s) => sum + Math.exp(s - top), 0);
-  return (i) => `e^(${fmt(scores[i], 3)} − ${bracket(top)}) ÷ ${fmt(total, 4)} = `
-    + `${fmt(Math.exp(scores[i] - top), 4)} ÷ ${fmt(total, 4)} = ${fmt(shares[i], 4)}`;
+  return (i) =>
+    `e^(${fmt(scores[i], 3)} − ${bracket(top)}) ÷ ${fmt(total, 4)} = ` +
+    `${fmt(Math.exp(scores[i] - top), 4)} ÷ ${fmt(total, 4)} = ${fmt(shares[i], 4)}`;
 }
-
-const OPERATIONS = [...EMBED_OPERATIONS, ...ATTENTION_OPERATIONS, ...LATE_OPERATIONS];

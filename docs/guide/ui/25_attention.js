@@ -7,8 +7,11 @@
 class HeadMap {
   constructor(head, host) {
     Object.assign(this, { head, T: 0, cells: [] });
-    this.grid = el("div.head-grid", { role: "grid", tabindex: 0,
-      "aria-label": `attention of head ${head}` });
+    this.grid = el("div.head-grid", {
+      role: "grid",
+      tabindex: 0,
+      "aria-label": `attention of head ${head}`,
+    });
     this.grid.addEventListener("click", (event) => {
       const at = this.cells.indexOf(event.target.closest(".head-cell"));
       if (at >= 0) this.choose(Math.floor(at / this.T), at % this.T);
@@ -33,41 +36,67 @@ class HeadMap {
   }
 
   /** Makes the cells for T positions; done only when the length of the word changes. */
-  build(T, names) {
+  build(T) {
     this.T = T;
     this.grid.style.setProperty("--size", T);
-    this.cells = Array.from({ length: T * T }, (_, i) => el("div.head-cell", {
-      role: "gridcell", id: `head${this.head}-${i}` }));
+    this.cells = Array.from({ length: T * T }, (_, i) =>
+      el("div.head-cell", {
+        role: "gridcell",
+        id: `head${this.head}-${i}`,
+      }),
+    );
     this.labels = Array.from({ length: T }, () => el("div.head-label", { role: "rowheader" }));
-    const corner = el("div.head-label", { role: "columnheader", "aria-label": "asks" });
-    this.columns = names.map(() => el("div.head-label", { role: "columnheader" }));
+    this.columns = Array.from({ length: T }, () => el("div.head-label", { role: "columnheader" }));
+    const corner = el("div.head-label", { role: "columnheader" }, el("span.unseen", {}, "asks"));
     const rows = this.labels.map((label, t) =>
-      el("div.head-row", { role: "row" }, label, this.cells.slice(t * T, (t + 1) * T)));
+      el("div.head-row", { role: "row" }, label, this.cells.slice(t * T, (t + 1) * T)),
+    );
     this.grid.replaceChildren(el("div.head-row", { role: "row" }, corner, this.columns), ...rows);
   }
 
+  /** New numbers: colours and labels. The choice alone is cheaper, see mark(). */
   show(x, names) {
-    if (this.T !== x.T) this.build(x.T, names);
+    if (this.T !== x.T) this.build(x.T);
+    if (this.trace === x) return;
+    this.trace = x;
     names.forEach((n, i) => {
       this.labels[i].textContent = n === "BOS" ? "■" : n;
       this.columns[i].textContent = n === "BOS" ? "■" : n;
     });
-    const [pos, key] = [positionNow(), keyNow()];
     for (let t = 0; t < x.T; t++) {
       for (let s = 0; s < x.T; s++) {
-        const cell = this.cells[t * x.T + s];
         const weight = s <= t ? x.weights[(this.head * x.T + t) * x.T + s] : null;
-        cell.className = `head-cell ${weight === null ? "future" : ""}`;
-        cell.style.setProperty("--share", weight ?? 0);
-        const label = weight === null ? "not visible" : percent(weight);
-        cell.setAttribute("aria-label", `${names[t]} at ${t} looks at ${names[s]} at ${s}: ${label}`);
-        if (this.head === state.values.head && t === pos && s === key) {
-          cell.classList.add("chosen");
-          this.grid.setAttribute("aria-activedescendant", cell.id);
-        }
-        if (t === pos) cell.classList.add("in-row");
+        this.showCell(
+          this.cells[t * x.T + s],
+          weight,
+          x.T <= 8,
+          `${names[t]} at ${t} looks at ${names[s]} at ${s}`,
+        );
       }
     }
+  }
+
+  showCell(cell, weight, withText, label) {
+    if (weight === null) {
+      cell.className = "head-cell future";
+      cell.setAttribute("aria-label", `${label}: not visible`);
+      return;
+    }
+    cell.style.setProperty("--share", weight.toFixed(3));
+    cell.textContent = withText ? Math.round(weight * 100) : "";
+    cell.style.color = weight > 0.45 ? "var(--ground)" : "var(--ink)";
+    cell.setAttribute("aria-label", `${label}: ${percent(weight)}`);
+  }
+
+  /** Outlines the row that asks and the chosen cell. */
+  mark() {
+    const [pos, key] = [positionNow(), keyNow()];
+    for (const cell of this.marked ?? []) cell.classList.remove("in-row", "chosen");
+    this.marked = this.cells.slice(pos * this.T, (pos + 1) * this.T);
+    for (const cell of this.marked) cell.classList.add("in-row");
+    if (this.head !== state.values.head) return;
+    this.marked[key].classList.add("chosen");
+    this.grid.setAttribute("aria-activedescendant", this.marked[key].id);
   }
 }
 
@@ -75,13 +104,20 @@ const headMaps = [];
 const attention = { refreshTable: () => {} };
 
 /** The chosen key, never in the future. */
-function keyNow() { return Math.min(state.values.key, positionNow()); }
+function keyNow() {
+  return Math.min(state.values.key, positionNow());
+}
 
-function namesOf(x) { return wordTokens().slice(0, x.T).map(tokenText); }
+function namesOf(x) {
+  return wordTokens().slice(0, x.T).map(tokenText);
+}
 
 function showHeads() {
   const x = traceNow(true);
-  for (const map of headMaps) map.show(x, namesOf(x));
+  for (const map of headMaps) {
+    map.show(x, namesOf(x));
+    map.mark();
+  }
   $$(".head-card").forEach((card, h) => {
     card.classList.toggle("silent", state.values.off.includes(String(h)));
     card.classList.toggle("selected", h === state.values.head);
@@ -101,22 +137,52 @@ function drawArrows(x) {
   const shares = attentionRow(x.weights, x, head, t);
   const arcs = Array.from(shares, (share, s) => {
     const high = s === t ? 30 : Math.min(130, (t - s) * gap * 0.42) + 14;
-    const d = s === t
-      ? `M${at(t) - 8} ${floor} C${at(t) - 26} ${floor - 40} ${at(t) + 26} ${floor - 40} ${at(t) + 8} ${floor}`
-      : `M${at(t)} ${floor} C${at(t)} ${floor - high * 1.3} ${at(s)} ${floor - high * 1.3} ${at(s)} ${floor}`;
-    return svg("path", { d, class: `arc ${s === chosen ? "chosen" : ""}`,
-      "stroke-width": Math.max(0.4, share * 15) });
+    const d =
+      s === t
+        ? `M${at(t) - 8} ${floor} C${at(t) - 26} ${floor - 40} ${at(t) + 26} ${floor - 40} ` +
+          `${at(t) + 8} ${floor}`
+        : `M${at(t)} ${floor} C${at(t)} ${floor - high * 1.3} ${at(s)} ${floor - high * 1.3} ` +
+          `${at(s)} ${floor}`;
+    return svg("path", {
+      d,
+      class: `arc ${s === chosen ? "chosen" : ""}`,
+      "stroke-width": Math.max(0.4, share * 15),
+    });
   });
-  const letters = names.map((n, i) => svg("g", { class: `arc-token ${i === t ? "asks" : ""} ${
-    i > t ? "later" : ""} ${n === "BOS" ? "bos" : ""}`, onclick: () => state.set(i > t ? { pos: i } : { key: i }) },
-  svg("rect", { x: at(i) - 17, y: floor + 4, width: 34, height: 30, rx: 7 }),
-  svg("text.arc-name", { x: at(i), y: floor + 24 }, n),
-  i <= t && svg("text.arc-share", { x: at(i), y: floor + 50 }, percent(shares[i]))));
+  const letters = names.map((n, i) =>
+    svg(
+      "g",
+      {
+        class: `arc-token ${i === t ? "asks" : ""} ${
+          i > t ? "later" : ""
+        } ${n === "BOS" ? "bos" : ""}`,
+        onclick: () => state.set(i > t ? { pos: i } : { key: i }),
+      },
+      svg("rect", { x: at(i) - 17, y: floor + 4, width: 34, height: 30, rx: 7 }),
+      svg("text.arc-name", { x: at(i), y: floor + 24 }, n),
+      i <= t && svg("text.arc-share", { x: at(i), y: floor + 50 }, percent(shares[i])),
+    ),
+  );
   $("#arrow-head").textContent = `${head}`;
-  $("#arrows").replaceChildren(svg("svg", { viewBox: `0 0 ${at(x.T - 1) + 40} ${floor + 58}`,
-    role: "img", style: { "max-width": `${(at(x.T - 1) + 40) * 1.15}px` },
-    "aria-label": `Head ${head}: ${names[t]} at position ${t} looks at ${
-      Array.from(shares, (p, s) => `${names[s]} ${percent(p)}`).join(", ")}` }, arcs, letters));
+  $("#arrows").replaceChildren(
+    svg(
+      "svg",
+      {
+        viewBox: `0 0 ${at(x.T - 1) + 40} ${floor + 58}`,
+        role: "img",
+        style: {
+          "max-width": `${(at(x.T - 1) + 40) * 1.15}px`,
+          "min-width": `${(at(x.T - 1) + 40) * 0.72}px`,
+        },
+        "aria-label": `Head ${head}: ${names[t]} at position ${t} looks at ${Array.from(
+          shares,
+          (p, s) => `${names[s]} ${percent(p)}`,
+        ).join(", ")}`,
+      },
+      arcs,
+      letters,
+    ),
+  );
 }
 
 /** The chosen cell from query and key to share, number by number. */
@@ -128,21 +194,54 @@ function spellCell(x) {
   const products = Array.from(q, (v, i) => v * k[i]);
   const sum = products.reduce((a, b) => a + b, 0);
   const limit = largest([...q, ...k, ...products]);
-  const line = (title, numbers) => el("tr", {}, el("th", { scope: "row" }, title),
-    Array.from(numbers, (v) => el("td", { style: { background: rampColour(v, limit),
-      color: inkOn(v, limit) } }, fmt(v, 2))));
+  const line = (title, numbers) =>
+    el(
+      "tr",
+      {},
+      el("th", { scope: "row" }, title),
+      Array.from(numbers, (v) =>
+        el(
+          "td",
+          { style: { background: rampColour(v, limit), color: inkOn(v, limit) } },
+          fmt(v, 2),
+        ),
+      ),
+    );
   const scores = attentionRow(x.scores, x, head, t);
   const share = attentionRow(x.weights, x, head, t)[s];
-  const bent = sharp === 1 ? "" : ` The slider below multiplies every score by ${fmt(sharp, 2)} first.`;
+  const bent =
+    sharp === 1 ? "" : ` The slider below multiplies every score by ${fmt(sharp, 2)} first.`;
   $("#dot").replaceChildren(
-    el("div.table-scroll", { tabindex: 0, role: "region", "aria-label": "query times key" },
-      el("table.dot-table", {}, el("tbody", {}, line(`query of ${names[t]} (position ${t})`, q),
-        line(`key of ${names[s]} (position ${s})`, k), line("product, pair by pair", products)))),
-    el("p.formula", {}, `${products.map((p) => bracket(p)).join(" + ")} = ${fmt(sum, 3)};  `
-      + `÷ √4 = ${fmt(scores[s], 3)}`),
-    el("p", {}, `So head ${head} scores this pair ${fmt(scores[s], 3)}. Against the other scores in the `
-      + `row (${Array.from(scores, (v) => fmt(v, 2)).join(", ")}), softmax makes that a share of `,
-    el("strong", {}, percent(share)), `.${bent}`));
+    el(
+      "div.table-scroll",
+      { tabindex: 0, role: "region", "aria-label": "query times key" },
+      el(
+        "table.dot-table",
+        {},
+        el(
+          "tbody",
+          {},
+          line(`query of ${names[t]} (position ${t})`, q),
+          line(`key of ${names[s]} (position ${s})`, k),
+          line("product, pair by pair", products),
+        ),
+      ),
+    ),
+    el(
+      "p.formula",
+      {},
+      `${products.map((p) => bracket(p)).join(" + ")} = ${fmt(sum, 3)};  ` +
+        `÷ √4 = ${fmt(scores[s], 3)}`,
+    ),
+    el(
+      "p",
+      {},
+      `So head ${head} scores this pair ${fmt(scores[s], 3)}. Against the other scores in the ` +
+        `row (${Array.from(scores, (v) => fmt(v, 2)).join(", ")}), softmax makes that a share of `,
+      el("strong", {}, percent(share)),
+      `.${bent}`,
+    ),
+  );
 }
 
 /** The guess with attention bent, beside the guess as it is. */
@@ -151,23 +250,36 @@ function showBend() {
   const [before, after] = [probsAt(traceNow(), t), probsAt(traceNow(true), t)];
   const next = wordTokens()[t + 1];
   const moved = before.reduce((sum, p, i) => sum + Math.abs(p - after[i]), 0) / 2;
-  const seen = wordTokens().slice(0, t + 1).map((id) => (id === BOS ? "■" : LETTERS[id])).join("");
-  $("#bend-bars").replaceChildren(chanceBars(after, { before, wanted: next,
-    label: "Chances of the next token" }));
+  const seen = wordTokens()
+    .slice(0, t + 1)
+    .map((id) => (id === BOS ? "■" : LETTERS[id]))
+    .join("");
+  $("#bend-bars").replaceChildren(
+    chanceBars(after, { before, wanted: next, label: "Chances of the next token" }),
+  );
   const { sharp, off } = state.values;
   const plain = sharp === 1 && !off;
   $("#bend-say").textContent = plain
-    ? `After “${seen}” the model finds ${TOKEN_NAMES[mostLikely(before)]} most likely (${percent(Math.max(...before))}). Bend something and the outlines keep these chances.`
-    : `${percent(moved)} of the chance has moved. Most likely after “${seen}”: ${TOKEN_NAMES[mostLikely(after)]} (${percent(Math.max(...after))}), was ${TOKEN_NAMES[mostLikely(before)]} (${percent(Math.max(...before))}). The true next token, ${tokenText(next)}: ${percent(before[next])} → ${percent(after[next])}.`;
-  $$("#head-switches input").forEach((box, h) => { box.checked = !off.includes(String(h)); });
+    ? `After “${seen}” the model finds ${TOKEN_NAMES[mostLikely(before)]} most likely ` +
+      `(${percent(Math.max(...before))}). Bend something and the outlines keep these chances.`
+    : `${percent(moved)} of the chance has moved. Most likely after “${seen}”: ` +
+      `${TOKEN_NAMES[mostLikely(after)]} (${percent(Math.max(...after))}), was ` +
+      `${TOKEN_NAMES[mostLikely(before)]} (${percent(Math.max(...before))}). The true next ` +
+      `token, ${tokenText(next)}: ${percent(before[next])} → ${percent(after[next])}.`;
+  $$("#head-switches input").forEach((box, h) => {
+    box.checked = !off.includes(String(h));
+  });
   attention.refreshTable();
 }
 
 function bendTable() {
   const t = positionNow();
   const [before, after] = [probsAt(traceNow(), t), probsAt(traceNow(true), t)];
-  return table("Chances of the next token", ["token", "as it is", "bent"],
-    TOKEN_NAMES.map((n, i) => [n, percent(before[i]), percent(after[i])]));
+  return table(
+    "Chances of the next token",
+    ["token", "as it is", "bent"],
+    TOKEN_NAMES.map((n, i) => [n, percent(before[i]), percent(after[i])]),
+  );
 }
 
 function sharpWords(x) {
@@ -179,15 +291,31 @@ function startAttention() {
   positionPicker($("#attn-positions"));
   for (const h of heads) headMaps.push(new HeadMap(h, $("#heads")));
   slider($("#sharp"), "sharp", sharpWords);
-  $("#head-switches").append(...heads.map((h) => el("label.switch", {}, el("input", {
-    type: "checkbox", checked: true, onchange: (event) => {
-      const off = state.values.off.replace(String(h), "") + (event.target.checked ? "" : h);
-      state.set({ off: [...off].sort().join("") });
-    } }), ` head ${h}`)));
+  $("#head-switches").append(
+    ...heads.map((h) =>
+      el(
+        "label.switch",
+        {},
+        el("input", {
+          type: "checkbox",
+          checked: true,
+          onchange: (event) => {
+            const off = state.values.off.replace(String(h), "") + (event.target.checked ? "" : h);
+            state.set({ off: [...off].sort().join("") });
+          },
+        }),
+        ` head ${h}`,
+      ),
+    ),
+  );
   $("#attn-restore").onclick = () => state.set({ sharp: 1, off: "" });
   attention.refreshTable = tableTwin($("#bend-table"), bendTable);
   live("attention", ["word", "pos", "key", "head", "sharp", "off", "model"], showHeads);
   live("attention", ["word", "pos", "sharp", "off", "model"], showBend);
-  steppers.attention = { by: (d) => state.set({
-    pos: Math.max(0, Math.min(readableWord().length, positionNow() + d)) }) };
+  steppers.attention = {
+    by: (d) =>
+      state.set({
+        pos: Math.max(0, Math.min(readableWord().length, positionNow() + d)),
+      }),
+  };
 }

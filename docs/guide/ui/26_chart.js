@@ -20,7 +20,8 @@ function runningMean(numbers) {
 class LossChart {
   constructor(canvas, python) {
     Object.assign(this, { canvas, python, pythonMeans: runningMean(python), looked: -1 });
-    this.top = Math.max(...python);
+    this.top = Math.max(...python) + 0.2;
+    this.floor = Math.floor(Math.min(...python));
     canvas.addEventListener("pointermove", (event) => {
       const { left } = canvas.getBoundingClientRect();
       this.look(this.stepAt(event.clientX - left));
@@ -40,9 +41,18 @@ class LossChart {
     this.onLook?.(this.looked);
   }
 
-  x(step) { return 38 + step / CONFIG.steps * (this.width - 48); }
-  y(loss) { return 10 + (1 - loss / (this.top + 0.3)) * (this.height - 36); }
-  stepAt(x) { return Math.round((x - 38) / (this.width - 48) * CONFIG.steps) - 1; }
+  x(step) {
+    return 38 + (step / CONFIG.steps) * (this.width - 48);
+  }
+  y(loss) {
+    return (
+      10 +
+      (1 - (Math.max(loss, this.floor) - this.floor) / (this.top - this.floor)) * (this.height - 36)
+    );
+  }
+  stepAt(x) {
+    return Math.round(((x - 38) / (this.width - 48)) * CONFIG.steps) - 1;
+  }
 
   draw(losses) {
     this.width = this.canvas.parentElement.clientWidth;
@@ -52,13 +62,14 @@ class LossChart {
     this.axes(pen);
     this.line(pen, this.pythonMeans, cssColour("quiet"), 5, 0.35);
     pen.fillStyle = cssColour("loss");
-    pen.globalAlpha = 0.35;
+    pen.globalAlpha = 0.6;
     losses.forEach((loss, i) => pen.fillRect(this.x(i + 1) - 1, this.y(loss) - 1, 2, 2));
     pen.globalAlpha = 1;
     this.line(pen, runningMean(losses), cssColour("loss"), 2, 1);
     if (this.looked >= 0 && this.looked < losses.length) this.marker(pen, losses);
-    const now = losses.length ? `after ${losses.length} steps the running mean is ${
-      fmt(runningMean(losses).pop(), 3)}` : "no step taken yet";
+    const now = losses.length
+      ? `after ${losses.length} steps the running mean is ${fmt(runningMean(losses).pop(), 3)}`
+      : "no step taken yet";
     this.canvas.setAttribute("aria-label", `Loss curve: ${now}`);
   }
 
@@ -67,7 +78,7 @@ class LossChart {
     pen.fillStyle = cssColour("quiet");
     pen.font = "12px system-ui, sans-serif";
     pen.lineWidth = 1;
-    for (let loss = 0; loss <= this.top; loss++) {
+    for (let loss = this.floor; loss <= this.top; loss++) {
       pen.beginPath();
       pen.moveTo(this.x(0), this.y(loss));
       pen.lineTo(this.x(CONFIG.steps), this.y(loss));
@@ -88,7 +99,11 @@ class LossChart {
     pen.stroke();
     pen.setLineDash([]);
     pen.textAlign = "right";
-    pen.fillText(`blind guessing: log 27 = ${fmt(blind, 2)}`, this.x(CONFIG.steps), this.y(blind) - 6);
+    pen.fillText(
+      `blind guessing: log 27 = ${fmt(blind, 2)}`,
+      this.x(CONFIG.steps),
+      this.y(blind) - 6,
+    );
     pen.textAlign = "left";
   }
 

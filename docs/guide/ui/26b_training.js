@@ -4,15 +4,22 @@
 "use strict";
 
 const SPEEDS = [1, 5, 25, 100, Infinity]; // steps a second
-const speedWords = (i) => (SPEEDS[i] === Infinity ? "as fast as it goes"
-  : `${SPEEDS[i]} ${SPEEDS[i] === 1 ? "step" : "steps"} a second`);
+const speedWords = (i) =>
+  SPEEDS[i] === Infinity
+    ? "as fast as it goes"
+    : `${SPEEDS[i]} ${SPEEDS[i] === 1 ? "step" : "steps"} a second`;
 
 const trainingView = { chart: null, refreshTable: () => {}, loupe: null };
 
-function speedNow() { return SPEEDS[Number($("#train-speed").value)]; }
+function speedNow() {
+  return SPEEDS[Number($("#train-speed").value)];
+}
 
 function train(count) {
-  if (training.done >= CONFIG.steps) { showStatus(); return; }
+  if (training.done >= CONFIG.steps) {
+    showStatus();
+    return;
+  }
   training.train(count, speedNow());
 }
 
@@ -22,14 +29,21 @@ function showStatus() {
   const finished = done >= CONFIG.steps;
   const status = $("#train-status");
   if (finished) {
-    status.textContent = `All ${commas(CONFIG.steps)} steps are done. The learning rate has reached 0, so more `
-      + `steps would change nothing. Mean loss of the last ${MEAN_OVER}: ${fmt(runningMean(losses).pop(), 4)}. `
-      + "“Start over” brings the random numbers back.";
+    status.textContent =
+      `All ${commas(CONFIG.steps)} steps are done. The learning rate has reached 0, so more ` +
+      `steps would change nothing. Mean loss of the last ${MEAN_OVER}: ` +
+      `${fmt(runningMean(losses).pop(), 4)}. ` +
+      "“Start over” brings the random numbers back.";
   } else if (!done) {
-    status.textContent = `Step 0: 4,192 random numbers from seed ${CONFIG.seed}. Learning rate ${fmt(learningRateAt(0), 5)}.`;
+    status.textContent =
+      `Step 0: 4,192 random numbers from seed ${CONFIG.seed}. Learning rate ` +
+      `${fmt(learningRateAt(0), 5)}.`;
   } else {
-    status.textContent = `Step ${commas(done)} of ${commas(CONFIG.steps)}. Loss of the last name: ${fmt(losses[done - 1], 4)}; `
-      + `running mean ${fmt(runningMean(losses).pop(), 4)}. Learning rate now ${fmt(learningRateAt(done), 5)}.`;
+    status.textContent =
+      `Step ${commas(done)} of ${commas(CONFIG.steps)}. Loss of the last name: ` +
+      `${fmt(losses[done - 1], 4)}; ` +
+      `running mean ${fmt(runningMean(losses).pop(), 4)}. Learning rate now ` +
+      `${fmt(learningRateAt(done), 5)}.`;
   }
   for (const button of $$("[data-train]")) button.disabled = finished;
   $("#train-pause").disabled = !running;
@@ -37,33 +51,70 @@ function showStatus() {
 
 function showLegend(step) {
   const { losses } = training;
-  const looked = step === undefined || !losses.length ? ""
-    : ` Step ${step + 1}, “${trainingWord(step)}”: loss ${fmt(losses[step], 4)}; Python’s ${fmt(Python.run.losses[step], 4)}.`;
+  const looked =
+    step === undefined || !losses.length
+      ? ""
+      : ` Step ${step + 1}, “${trainingWord(step)}”: loss ${fmt(losses[step], 4)}; Python’s ` +
+        `${fmt(Python.run.losses[step], 4)}.`;
   $("#loss-legend").replaceChildren(
-    el("span.key-dot"), "each step ", el("span.key-line"), `mean of ${MEAN_OVER} `,
-    el("span.key-python"), `Python’s own run (mean of ${MEAN_OVER}).`, looked);
+    el("span.key-dot"),
+    "each step ",
+    el("span.key-line"),
+    `mean of ${MEAN_OVER} `,
+    el("span.key-python"),
+    `Python’s own run (mean of ${MEAN_OVER}).`,
+    looked,
+  );
 }
 
 /** The name that step (from 0) reads, as far as the page carries the order. */
-function trainingWord(step) { return Python.first[step] ?? `name ${step + 1} in the shuffled list`; }
+function trainingWord(step) {
+  return Python.first[step] ?? `name ${step + 1} in the shuffled list`;
+}
 
 /** The last name, pair by pair: what it saw, what came, how likely the model found it. */
 function showDocument() {
   const last = training.last;
   const word = last ? last.word : Python.first[0];
   const tokens = tokenize(word);
-  $("#document-title").textContent = last ? `The last name: ${word}` : `The first name will be: ${word}`;
+  $("#document-title").textContent = last
+    ? `The last name: ${word}`
+    : `The first name will be: ${word}`;
   const T = Math.min(CONFIG.context, tokens.length - 1);
   const losses = last ? last.each : lossOf(forward(models.born, tokens, T), tokens).each;
-  const rows = Array.from(losses, (loss, t) => el("div.pair", {},
-    el("div.pair-seen", {}, tokens.slice(0, t + 1).map((id) => tile(id))),
-    el("span.pair-arrow", { "aria-label": "next" }, "→"), tile(tokens[t + 1], { class: "wanted" }),
-    el("div.pair-loss", {}, el("div.loss-bar", { style: { width: `${Math.min(1, loss / 5) * 100}%` } })),
-    el("span.pair-text", {}, `chance ${percent(Math.exp(-loss))}, loss ${fmt(loss, 2)}`)));
+  const rows = Array.from(losses, (loss, t) =>
+    el(
+      "div.pair",
+      {},
+      el(
+        "div.pair-seen",
+        {},
+        tokens
+          .slice(0, t + 1)
+          .map((id) =>
+            el(id === BOS ? "span.seen.bos" : "span.seen", {}, id === BOS ? "■" : LETTERS[id]),
+          ),
+      ),
+      el("span.pair-arrow", { "aria-label": "next" }, "→"),
+      tile(tokens[t + 1], { class: "wanted" }),
+      el(
+        "div.pair-loss",
+        {},
+        el("div.loss-bar", { style: { width: `${Math.min(1, loss / 5) * 100}%` } }),
+      ),
+      el("span.pair-text", {}, `chance ${percent(Math.exp(-loss))}, loss ${fmt(loss, 2)}`),
+    ),
+  );
   const mean = Array.from(losses).reduce((a, b) => a + b, 0) / losses.length;
-  $("#document-pairs").replaceChildren(...rows, el("p.readout", {},
-    `Loss of the name: the mean of these ${losses.length}, ${fmt(mean, 4)}`
-    + `${last ? " (before the step changed the weights)." : "."}`));
+  $("#document-pairs").replaceChildren(
+    ...rows,
+    el(
+      "p.readout",
+      {},
+      `Loss of the name: the mean of these ${losses.length}, ${fmt(mean, 4)}` +
+        `${last ? " (before the step changed the weights)." : "."}`,
+    ),
+  );
 }
 
 /** A map of one matrix and the chosen parameter's value, gradient and memories. */
@@ -74,7 +125,10 @@ class Loupe {
     select.append(...SHAPES.map(([name]) => el("option", { value: name }, name)));
     select.onchange = () => state.set({ param: LAYOUT[select.value].start });
     $("#loupe-mode").addEventListener("click", (event) => {
-      if (event.target.dataset.mode) { this.mode = event.target.dataset.mode; this.show(); }
+      if (event.target.dataset.mode) {
+        this.mode = event.target.dataset.mode;
+        this.show();
+      }
     });
     this.name = "";
   }
@@ -110,18 +164,39 @@ class Loupe {
     const [w, g, m, v] = ["weights", "grads", "m", "v"].map((mode) => this.numbers(mode)[index]);
     const fill1 = 1 - CONFIG.beta1 ** done;
     const fill2 = 1 - CONFIG.beta2 ** done;
-    const step = done ? -learningRateAt(done - 1) * (m / fill1) / (Math.sqrt(v / fill2) + CONFIG.epsilon) : 0;
-    const bar = (label, x, whole, note) => el("div.loupe-row", {}, el("span.loupe-name", {}, label),
-      el("div.loupe-track", {}, el("div.loupe-bar", { class: `loupe-bar ${x < 0 ? "negative" : ""}`,
-        style: { width: `${Math.min(1, Math.abs(x) / whole) * 50}%` } })),
-      el("span.loupe-value", {}, fmt(x, 5)), el("span.loupe-note", {}, note));
+    const step = done
+      ? (-learningRateAt(done - 1) * (m / fill1)) / (Math.sqrt(v / fill2) + CONFIG.epsilon)
+      : 0;
+    const bar = (label, x, whole, note) =>
+      el(
+        "div.loupe-row",
+        {},
+        el("span.loupe-name", {}, label),
+        el(
+          "div.loupe-track",
+          {},
+          el("div.loupe-bar", {
+            class: `loupe-bar ${x < 0 ? "negative" : ""}`,
+            style: { width: `${Math.min(1, Math.abs(x) / whole) * 50}%` },
+          }),
+        ),
+        el("span.loupe-value", {}, fmt(x, 5)),
+        el("span.loupe-note", {}, note),
+      );
     const top = (mode) => largest(this.numbers(mode));
-    $("#loupe").replaceChildren(el("h4", {}, parameterName(index)),
+    $("#loupe").replaceChildren(
+      el("h4", {}, parameterName(index)),
       bar("value", w, top("weights"), "now"),
       bar("gradient", g, top("grads"), done ? "of the last name’s loss" : "train a step to see it"),
       bar("m", m, top("m"), `mean gradient: ${CONFIG.beta1} old + ${fmt(1 - CONFIG.beta1, 2)} new`),
       bar("v", v, top("v"), `mean square: ${CONFIG.beta2} old + ${fmt(1 - CONFIG.beta2, 2)} new`),
-      bar("last move", step, CONFIG.learningRate, "learning rate × m ÷ √v, both corrected for their empty start"));
+      bar(
+        "last move",
+        step,
+        CONFIG.learningRate,
+        "learning rate × m ÷ √v, both corrected for their empty start",
+      ),
+    );
   }
 }
 
@@ -136,10 +211,19 @@ function showTraining() {
 
 function lossTable() {
   const means = runningMean(training.losses);
-  const rows = means.map((mean, i) => [i + 1, fmt(training.losses[i], 6), fmt(mean, 4),
-    fmt(Python.run.losses[i], 6)]).filter((_, i) => i < 10 || (i + 1) % 50 === 0);
-  return table("Losses: the first ten steps, then every fiftieth",
-    ["step", "loss here", `mean of ${MEAN_OVER}`, "loss in Python"], rows);
+  const rows = means
+    .map((mean, i) => [
+      i + 1,
+      fmt(training.losses[i], 6),
+      fmt(mean, 4),
+      fmt(Python.run.losses[i], 6),
+    ])
+    .filter((_, i) => i < 10 || (i + 1) % 50 === 0);
+  return table(
+    "Losses: the first ten steps, then every fiftieth",
+    ["step", "loss here", `mean of ${MEAN_OVER}`, "loss in Python"],
+    rows,
+  );
 }
 
 function startTraining() {
@@ -147,15 +231,22 @@ function startTraining() {
   trainingView.chart.onLook = showLegend;
   trainingView.loupe = new Loupe();
   trainingView.refreshTable = tableTwin($("#loss-table"), lossTable);
-  for (const button of $$("[data-train]")) button.onclick = () => train(Number(button.dataset.train));
+  for (const button of $$("[data-train]"))
+    button.onclick = () => train(Number(button.dataset.train));
   $("#train-pause").onclick = () => training.pause();
-  $("#train-reset").onclick = () => { trainingView.chart.looked = -1; training.reset(); };
+  $("#train-reset").onclick = () => {
+    trainingView.chart.looked = -1;
+    training.reset();
+  };
   const speed = $("#train-speed");
   const showSpeed = () => {
     speed.nextElementSibling.textContent = speedWords(Number(speed.value));
     speed.setAttribute("aria-valuetext", speedWords(Number(speed.value)));
   };
-  speed.oninput = () => { showSpeed(); training.setSpeed(speedNow()); };
+  speed.oninput = () => {
+    showSpeed();
+    training.setSpeed(speedNow());
+  };
   showSpeed();
   const changed = live("training", ["theme"], showTraining);
   live("training", ["param"], () => trainingView.loupe.show());

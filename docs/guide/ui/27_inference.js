@@ -12,9 +12,19 @@ function drawnName() {
 
 function miniBars(probs, chosen) {
   const top = Math.max(...probs);
-  return svg("svg.mini-bars", { viewBox: "0 0 27 14", preserveAspectRatio: "none", "aria-hidden": "true" },
-    Array.from(probs, (p, i) => svg("rect", { x: i + 0.1, width: 0.8, y: 14 - p / top * 14,
-      height: p / top * 14, class: i === chosen ? "chosen" : "" })));
+  return svg(
+    "svg.mini-bars",
+    { viewBox: "0 0 27 14", preserveAspectRatio: "none", "aria-hidden": "true" },
+    Array.from(probs, (p, i) =>
+      svg("rect", {
+        x: i + 0.1,
+        width: 0.8,
+        y: 14 - (p / top) * 14,
+        height: (p / top) * 14,
+        class: i === chosen ? "chosen" : "",
+      }),
+    ),
+  );
 }
 
 /** Types the name; `at once` when motion is unwanted or only the chances changed. */
@@ -27,13 +37,30 @@ function showTyped(atOnce) {
   host.replaceChildren(tile(BOS, { class: "given" }));
   const add = (i) => {
     const { token, probs } = picks[i];
-    host.append(el("button.typed-token", { type: "button", "aria-pressed": "false",
-      "aria-label": `${tokenText(token)}, drawn with chance ${percent(probs[token])}`,
-      onclick: () => state.set({ seen: i }) }, tile(token), miniBars(probs, token),
-    el("span.typed-chance", {}, percent(probs[token]))));
+    host.append(
+      el(
+        "button.typed-token",
+        {
+          type: "button",
+          "aria-pressed": "false",
+          "aria-label": `${tokenText(token)}, drawn with chance ${percent(probs[token])}`,
+          onclick: () => state.set({ seen: i }),
+        },
+        tile(token),
+        miniBars(probs, token),
+        el("span.typed-chance", {}, percent(probs[token])),
+      ),
+    );
   };
-  const finish = () => { noteName(picks); showToken(); };
-  if (atOnce || calm.matches) { picks.forEach((_, i) => add(i)); finish(); return; }
+  const finish = () => {
+    noteName(picks);
+    showToken();
+  };
+  if (atOnce || calm.matches) {
+    picks.forEach((_, i) => add(i));
+    finish();
+    return;
+  }
   let i = 0;
   const type = () => {
     add(i++);
@@ -47,9 +74,11 @@ function noteName(picks) {
   const word = wordOf(picks);
   const full = picks[picks.length - 1].token !== BOS;
   const known = inference.names.has(word);
-  $("#typed-note").textContent = `“${word}”${word ? "" : " (an empty name: BOS came first)"}: `
-    + `${known ? "this name is in the dataset" : "not in the dataset; the model made it up"}.`
-    + `${full ? " It stopped because its 16 positions are full." : ""} Press a token to see all 27 chances behind it.`;
+  $("#typed-note").textContent =
+    `“${word}”${word ? "" : " (an empty name: BOS came first)"}: ` +
+    `${known ? "this name is in the dataset" : "not in the dataset; the model made it up"}.` +
+    `${full ? " It stopped because its 16 positions are full." : ""} Press a token to see all ` +
+    `27 chances behind it.`;
 }
 
 /** All 27 chances behind one token, and how the draw fell on it. */
@@ -58,17 +87,41 @@ function showToken() {
   const i = state.values.seen < 0 ? 0 : Math.min(state.values.seen, picks.length - 1);
   const { token, draw, probs } = picks[i];
   $$("#typed .typed-token").forEach((b, k) => b.setAttribute("aria-pressed", String(k === i)));
-  const before = picks.slice(0, i).map((p) => LETTERS[p.token]).join("");
+  const before = picks
+    .slice(0, i)
+    .map((p) => LETTERS[p.token])
+    .join("");
   const low = probs.slice(0, token).reduce((a, b) => a + b, 0);
   $("#token-detail").replaceChildren(
-    el("h3", {}, `After ${before ? `“${before}”` : "BOS"}, at temperature ${fmt(state.values.temp, 1)}`),
+    el(
+      "h3",
+      {},
+      `After ${before ? `“${before}”` : "BOS"}, at temperature ${fmt(state.values.temp, 1)}`,
+    ),
     chanceBars(probs, { chosen: token, label: "Chances" }),
-    el("div.wheel", { "aria-hidden": "true" }, Array.from(probs, (p, k) => el("div", {
-      class: k === token ? "chosen" : k % 2 ? "odd" : "", style: { flex: Math.max(1e-6, p) } },
-    p > 0.04 ? TOKEN_NAMES[k] : "")), el("i", { style: { left: `${draw * 100}%` } })),
-    el("p", {}, `Laid end to end, the chances fill a line from 0 to 1. The random number was `,
-      el("strong", {}, fmt(draw, 4)), `, and ${tokenText(token)} covers ${fmt(low, 4)} to `
-      + `${fmt(low + probs[token], 4)}.`));
+    el(
+      "div.wheel",
+      { "aria-hidden": "true" },
+      Array.from(probs, (p, k) =>
+        el(
+          "div",
+          {
+            class: k === token ? "chosen" : k % 2 ? "odd" : "",
+            style: { flex: Math.max(1e-6, p) },
+          },
+          p > 0.04 ? TOKEN_NAMES[k] : "",
+        ),
+      ),
+      el("i", { style: { left: `${draw * 100}%` } }),
+    ),
+    el(
+      "p",
+      {},
+      `Laid end to end, the chances fill a line from 0 to 1. The random number was `,
+      el("strong", {}, fmt(draw, 4)),
+      `, and ${tokenText(token)} covers ${fmt(low, 4)} to ` + `${fmt(low + probs[token], 4)}.`,
+    ),
+  );
   inference.refreshTable();
 }
 
@@ -86,42 +139,62 @@ function showTwenty() {
     while (made.length < CONFIG.samples && performance.now() < until) {
       made.push(wordOf(generate(models.current, rng, state.values.temp)));
     }
-    if (made.length < CONFIG.samples) { requestAnimationFrame(some); return; }
-    host.replaceChildren(...made.map((word) => el("span.chip", { class: inference.names.has(word)
-      ? "chip known" : "chip" }, word || "(empty)")));
+    if (made.length < CONFIG.samples) {
+      requestAnimationFrame(some);
+      return;
+    }
+    host.replaceChildren(
+      ...made.map((word) =>
+        el(
+          "span.chip",
+          { class: inference.names.has(word) ? "chip known" : "chip" },
+          word || "(empty)",
+        ),
+      ),
+    );
     const known = made.filter((w) => inference.names.has(w)).length;
-    $("#twenty-note").textContent = `${CONFIG.samples - known} of ${CONFIG.samples} are not in the dataset; `
-      + `${known} ${known === 1 ? "is" : "are"} (underlined).`;
+    $("#twenty-note").textContent =
+      `${CONFIG.samples - known} of ${CONFIG.samples} are not in the dataset; ` +
+      `${known} ${known === 1 ? "is" : "are"} (underlined).`;
   };
   some();
 }
 
 function showPythonNames() {
-  $("#python-names").replaceChildren(...Python.run.samples.map((word) =>
-    el("span.chip", { class: inference.names.has(word) ? "chip known" : "chip" }, word)));
-  $("#python-names-note").textContent = "Printed by microgpt.py after its last step, at temperature "
-    + `${CONFIG.temperature}. “Verify” at the top makes them again in your browser.`;
+  $("#python-names").replaceChildren(
+    ...Python.run.samples.map((word) =>
+      el("span.chip", { class: inference.names.has(word) ? "chip known" : "chip" }, word),
+    ),
+  );
+  $("#python-names-note").textContent =
+    "Printed by microgpt.py after its last step, at temperature " +
+    `${CONFIG.temperature}. “Verify” at the top makes them again in your browser.`;
 }
 
 function startInference() {
-  const another = () => state.set({ draw: state.values.draw % 9999 + 1, seen: -1 });
+  const another = () => state.set({ draw: (state.values.draw % 9999) + 1, seen: -1 });
   $("#draw-again").onclick = another;
   $("#draw-replay").onclick = () => showTyped(false);
   enterActions.inference = another;
   slider($("#temperature"), "temp", (x) => fmt(x, 1));
   inference.refreshTable = tableTwin($("#token-table"), () => {
-    const { probs } = inference.picks[Math.max(0, Math.min(state.values.seen, inference.picks.length - 1))];
+    const { probs } =
+      inference.picks[Math.max(0, Math.min(state.values.seen, inference.picks.length - 1))];
     return table("All 27 chances", ["token", "share", "probability"], chanceRows(probs));
   });
   live("inference", ["draw"], () => showTyped(false));
   live("inference", ["temp", "model"], () => showTyped(true));
-  live("inference", ["seen"], () => { if (inference.picks) showToken(); });
+  live("inference", ["seen"], () => {
+    if (inference.picks) showToken();
+  });
   live("inference", ["draw", "temp", "model"], showTwenty);
   showPythonNames();
-  Python.names().then((names) => {
-    inference.names = new Set(names);
-    showPythonNames();
-    showTwenty();
-    if (inference.picks) noteName(inference.picks);
-  }).catch(() => {});
+  Python.names()
+    .then((names) => {
+      inference.names = new Set(names);
+      showPythonNames();
+      showTwenty();
+      if (inference.picks) noteName(inference.picks);
+    })
+    .catch(() => {});
 }

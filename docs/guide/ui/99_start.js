@@ -15,8 +15,17 @@ function startPage() {
   $("#theme-button").onclick = toggleTheme;
   $("#help-button").onclick = () => $("#help").showModal();
   const parts = [
-    startWeightsSwitch, startCodePanels, startQuizzes, startWordFields, startTokens, startAutograd,
-    startParameters, startArchitecture, startAttention, startTraining, startInference,
+    startWeightsSwitch,
+    startCodePanels,
+    startQuizzes,
+    startWordFields,
+    startTokens,
+    startAutograd,
+    startParameters,
+    startArchitecture,
+    startAttention,
+    startTraining,
+    startInference,
   ];
   const next = () => {
     if (parts.length) {
@@ -35,7 +44,9 @@ function startCodePanels() {
   for (const section of $$("section[data-code]")) new CodePanel(section);
 }
 
-function startWordFields() { $$(".word-field").forEach(wordField); }
+function startWordFields() {
+  $$(".word-field").forEach(wordField);
+}
 
 /** A link to a half-trained model trains it again: the same steps give the same numbers. */
 function returnToStep(steps) {

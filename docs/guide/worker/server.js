@@ -21,8 +21,15 @@ function makeTrainingServer(answer) {
     const { weights, grads, m, v, done } = trainer;
     const copies = [weights, grads, m, v].map((numbers) => numbers.slice());
     answer({
-      type: "state", done, losses, last, running: left > 0,
-      weights: copies[0], grads: copies[1], m: copies[2], v: copies[3],
+      type: "state",
+      done,
+      losses,
+      last,
+      running: left > 0,
+      weights: copies[0],
+      grads: copies[1],
+      m: copies[2],
+      v: copies[3],
     });
   }
 
@@ -49,9 +56,16 @@ function makeTrainingServer(answer) {
     },
     speed(message) {
       perSecond = message.perSecond;
-      if (left > 0) { clearTimeout(timer); work(); }
+      if (left > 0) {
+        clearTimeout(timer);
+        work();
+      }
     },
-    pause() { clearTimeout(timer); left = 0; sendState([]); },
+    pause() {
+      clearTimeout(timer);
+      left = 0;
+      sendState([]);
+    },
     reset() {
       clearTimeout(timer);
       left = 0;
@@ -61,8 +75,9 @@ function makeTrainingServer(answer) {
     },
     verify(message) {
       const start = performance.now();
-      const report = compareWithPython(names, message.python, VALUE_STEPS,
-        (fraction) => answer({ type: "progress", fraction }));
+      const report = compareWithPython(names, message.python, VALUE_STEPS, (fraction) =>
+        answer({ type: "progress", fraction }),
+      );
       answer({ type: "verified", report, seconds: (performance.now() - start) / 1000 });
     },
   };

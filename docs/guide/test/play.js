@@ -1,0 +1,156 @@
+/* Everything a visitor can do, as a list a program can play: [name, () => do it].
+
+   `nanochat guide-check` and tests/browser put this file into the page; the page does not hold it.
+   guidePlay.time(action) waits until the result is drawn and gives the milliseconds. */
+"use strict";
+
+(() => {
+  const find = (selector) => document.querySelector(selector);
+  const press = (selector) => find(selector).click();
+  const type = (selector, text) => {
+    find(selector).value = text;
+    find(selector).dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  const key = (name, target = document.body) =>
+    target.dispatchEvent(new KeyboardEvent("keydown", { key: name, bubbles: true }));
+  const point = (selector) => {
+    const box = find(selector).getBoundingClientRect();
+    find(selector).dispatchEvent(
+      new PointerEvent("pointermove", {
+        bubbles: true,
+        clientX: box.left + box.width / 2,
+        clientY: box.top + box.height / 2,
+      }),
+    );
+  };
+  const presets = ["addition", "multiplication", "twice", "relu", "softmax", "own"];
+
+  window.guidePlay = {
+    tokens: [
+      ["ten more names", () => press("#names-after")],
+      ["choose a name", () => press("#names .chip")],
+      ["type a name", () => type("#tokens input", "maximiliana")],
+      ["15 letters", () => type("#tokens input", "abcdefghijklmno")],
+      ["unknown letters", () => type("#tokens input", "zoë 3")],
+      ["too long", () => type("#tokens input", "wolfeschlegelsteinhausen")],
+      ["empty", () => type("#tokens input", "")],
+      ["a usual name", () => type("#tokens input", "olivia")],
+    ],
+    autograd: [
+      ...presets.flatMap((p) => [
+        [`graph ${p}`, () => press(`#graph-choice [data-value=${p}]`)],
+        [`backward ${p}`, () => type("#graph-stepper input", "99")],
+      ]),
+      ["slider", () => type("#knob-a", "-3")],
+      ["slider at 0", () => type("#knob-b", "0")],
+      ["own expression", () => type("#own-expression", "exp(a) / (1 + b ** 2)")],
+      ["division by zero", () => type("#own-expression", "a / b")],
+      ["log of a negative number", () => type("#own-expression", "log(a)")],
+      ["too large", () => type("#own-expression", "exp(exp(exp(a * a)))")],
+      ["nonsense", () => type("#own-expression", "a + * (")],
+      ["nothing", () => type("#own-expression", "")],
+      ["step", () => press("#graph-stepper button")],
+    ],
+    parameters: [
+      ["point at a matrix", () => point("#matrices canvas")],
+      ["look closer", () => press("#matrices .matrix")],
+      ["table of a matrix", () => press("#zoom summary")],
+      ["close", () => find("#zoom").close()],
+      ["alike", () => press("#alike-letters button:nth-child(5)")],
+      ["untrained weights", () => press('#side [data-value="born"]')],
+      ["trained weights", () => press('#side [data-value="trained"]')],
+    ],
+    architecture: [
+      ["next operation", () => key("ArrowRight")],
+      ["scores", () => type("#arch-stepper input", "8")],
+      ["widen", () => type("#arch-stepper input", "14")],
+      ["chances", () => type("#arch-stepper input", "19")],
+      [
+        "box in the drawing",
+        () =>
+          find("#diagram .op:nth-of-type(4)").dispatchEvent(
+            new MouseEvent("click", { bubbles: true }),
+          ),
+      ],
+      ["position", () => press("#arch-positions .tile")],
+      ["walk a vector", () => key("ArrowRight", find("#op-output .strip"))],
+      ["longest word", () => type("#architecture .word-field input", "abcdefghijklmno")],
+    ],
+    attention: [
+      ["position that asks", () => press("#attn-positions .tile:last-child")],
+      ["cell", () => press("#heads .head-card:nth-child(3) .head-row:nth-child(6) .head-cell")],
+      ["arrow in the grid", () => key("ArrowUp", find("#heads .head-grid"))],
+      ["uniform", () => type("#sharp", "0")],
+      ["peaked", () => type("#sharp", "8")],
+      ["head off", () => press("#head-switches input")],
+      ["restore", () => press("#attn-restore")],
+    ],
+    training: [
+      ["train 1", () => press('[data-train="1"]')],
+      ["train 10", () => press('[data-train="10"]')],
+      ["train 100", () => press('[data-train="100"]')],
+      ["point at the curve", () => point("#loss-chart")],
+      ["loupe", () => point("#loupe-map canvas")],
+      ["gradients", () => press('#loupe-mode [data-mode="grads"]')],
+      [
+        "another table",
+        () => {
+          find("#loupe-matrix").value = "down";
+          find("#loupe-matrix").dispatchEvent(new Event("change"));
+        },
+      ],
+      ["slow", () => type("#train-speed", "1")],
+      ["train slowly", () => press('[data-train="10"]')],
+      ["pause", () => press("#train-pause")],
+      ["fast", () => type("#train-speed", "4")],
+    ],
+    inference: [
+      ["another name", () => press("#draw-again")],
+      ["coldest", () => type("#temperature", "0.1")],
+      ["hottest", () => type("#temperature", "2")],
+      ["as trained", () => type("#temperature", "0.5")],
+      ["token", () => press("#typed .typed-token")],
+      ["table of chances", () => press("#token-table summary")],
+    ],
+
+    /** Milliseconds from the action until its picture has been handed to the screen. */
+    async time(action) {
+      const start = performance.now();
+      action();
+      await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+      return performance.now() - start;
+    },
+
+    /** Plays a section's list; gives [name, milliseconds] for each. */
+    async play(section) {
+      const times = [];
+      document.getElementById(section).scrollIntoView({ behavior: "instant" });
+      await new Promise((done) => setTimeout(done, 120));
+      for (const [name, action] of this[section]) {
+        times.push([`${section}: ${name}`, await this.time(action)]);
+        await new Promise((done) => setTimeout(done, 40));
+      }
+      return times;
+    },
+
+    /** The frame time that 95% of the frames of a running animation stay below. */
+    async frames(milliseconds = 2000) {
+      press("#graph-choice [data-value=softmax]");
+      document.getElementById("graph").scrollIntoView({ behavior: "instant" });
+      press("#graph-stepper .play");
+      const gaps = [];
+      const start = performance.now();
+      for (let last = start; last - start < milliseconds;) {
+        const now = await new Promise((done) => requestAnimationFrame(done));
+        gaps.push(now - last);
+        last = now;
+      }
+      return gaps.slice(2).sort((a, b) => a - b)[Math.floor((gaps.length - 2) * 0.95)];
+    },
+
+    /** Words a reader must never meet. */
+    nonsense() {
+      return document.body.innerText.match(/NaN|undefined|Infinity|\[object|null/g) || [];
+    },
+  };
+})();

@@ -1,0 +1,160 @@
+"""Measure educational_guide.html in a real Chromium: size, speed, parity, accessibility.
+
+Everything is read from the page as a visitor has it: the "verify" button, the training buttons and
+every control of every section, at desktop and phone width, in both themes.
+Not covered: other browsers (tests/browser plays the page in Firefox where it is installed).
+Read: open_page -> measure_load, measure_parity, measure_play, measure_axe -> main.
+"""
+
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+from nanochat.cli import parse, print_json, run
+from nanochat.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+PLAY = ROOT / "docs" / "guide" / "test" / "play.js"
+AXE = ROOT / "tests" / "browser" / "node_modules" / "axe-core" / "axe.min.js"
+SECTIONS = "[...document.querySelectorAll('section[data-code]')].map((s) => s.id)"
+PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+READY = "document.documentElement.dataset.ready"
+TIMEOUT_MS = 180_000  # a shared machine may be busy; what counts is measured inside the page
+WIDTHS = {"desktop": (1440, 900), "phone": (375, 812)}
+
+
+class GuideCheckFailed(UserError):
+    """The check can't run here; the message says what to install."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to check, with what."""
+
+    page: Path = ROOT / "educational_guide.html"
+    """The page."""
+    chromium: str = "chromium"
+    """Name or path of the browser."""
+    loads: int = 5
+    """How often to load the page; the median counts."""
+    json: bool = False
+    """End with one line of JSON."""
+
+
+@contextmanager
+def open_page(
+    settings: Settings, width: str = "desktop", theme: str = "dark"
+) -> Iterator[tuple[Page, list[str]]]:
+    """The guide, ready to use, and a list that collects its errors and network requests."""
+    browser_path = shutil.which(settings.chromium)
+    if not browser_path:
+        raise GuideCheckFailed(
+            f"no browser '{settings.chromium}' here: apt-get install chromium, or give --chromium"
+        )
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
+        across, down = WIDTHS[width]
+        scheme: Any = theme
+        page = browser.new_page(viewport={"width": across, "height": down}, color_scheme=scheme)
+        problems: list[str] = []
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+        page.on("request", lambda r: problems.append(r.url) if r.url.startswith("http") else None)
+        page.set_default_timeout(TIMEOUT_MS)
+        page.goto(settings.page.resolve().as_uri())
+        page.wait_for_function(READY)
+        yield page, problems
+        browser.close()
+
+
+def measure_load(settings: Settings) -> dict[str, Any]:
+    """Milliseconds from navigation until first paint and until every section can be used."""
+    paints, ready = [], []
+    with open_page(settings) as (page, _):
+        for _load in range(settings.loads):
+            page.reload()
+            page.wait_for_function(READY)
+            ready.append(float(page.evaluate(READY)))
+            paints.append(float(page.evaluate(PAINT)))
+    middle = settings.loads // 2
+    return {"first_paint_ms": sorted(paints)[middle], "usable_ms": sorted(ready)[middle]}
+
+
+def measure_parity(settings: Settings) -> dict[str, Any]:
+    """Press "verify", then train to the end as a visitor would."""
+    with open_page(settings) as (page, _):
+        page.click("#verify")
+        page.wait_for_selector("#badge[data-verdict]")
+        report = json.loads(page.get_attribute("#badge", "data-report") or "{}")
+        page.evaluate("document.getElementById('training').scrollIntoView()")
+        page.click('[data-train="1"]')  # the names are unpacked and the worker runs
+        page.wait_for_function("training.done === 1")
+        page.click("#train-reset")
+        page.wait_for_function("training.done === 0")
+        start = time.perf_counter()
+        page.click('[data-train="1000"]')
+        page.wait_for_function("training.done === CONFIG.steps")
+        seconds = time.perf_counter() - start
+    return {"parity": report, "train_1000_s": seconds, "steps_per_s": 1000 / seconds}
+
+
+def measure_play(settings: Settings, width: str) -> dict[str, Any]:
+    """Every control once: the slowest, what went wrong, and whether the page scrolls sideways."""
+    with open_page(settings, width) as (page, problems):
+        page.add_script_tag(path=PLAY)
+        sections = page.evaluate(SECTIONS)
+        times = [t for s in sections for t in page.evaluate("s => guidePlay.play(s)", s)]
+        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        problems += page.evaluate("guidePlay.nonsense()")
+        frame = page.evaluate("guidePlay.frames()")
+    record = {"interactions": len(times), "slowest": max(times, key=lambda t: t[1])}
+    slow = [t for t in times if t[1] > 50]
+    return {**record, "over_50_ms": slow, "frame_p95_ms": frame, "sideways_px": max(0, wide),
+            "problems": problems}  # fmt: skip
+
+
+def measure_axe(settings: Settings) -> list[dict[str, Any]]:
+    """axe's findings with everything unfolded, at both widths in both themes."""
+    if not AXE.exists():
+        raise GuideCheckFailed("axe-core is missing: run `npm ci --prefix tests/browser`")
+    findings = []
+    for width, theme in itertools.product(WIDTHS, ("dark", "light")):
+        with open_page(settings, width, theme) as (page, _):
+            page.add_script_tag(path=AXE)
+            page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
+            page.evaluate("Object.values(codePanels).forEach((panel) => panel.toggle(true))")
+            page.wait_for_timeout(400)
+            for found in page.evaluate("axe.run(document)")["violations"]:
+                nodes = [node["target"][0] for node in found["nodes"]][:5]
+                finding = {"id": found["id"], "impact": found["impact"], "nodes": nodes}
+                findings.append({**finding, "where": f"{width} {theme}"})
+    return findings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    settings = parse(Settings, argv, "nanochat guide-check", __doc__)
+    if not settings.page.exists():
+        raise GuideCheckFailed(f"no page at {settings.page}: run `nanochat guide-build`")
+    record: dict[str, Any] = {"bytes": settings.page.stat().st_size, **measure_load(settings)}
+    record |= measure_parity(settings)
+    record["play"] = {width: measure_play(settings, width) for width in WIDTHS}
+    record["axe"] = measure_axe(settings)
+    serious = [f for f in record["axe"] if f["impact"] in ("serious", "critical")]
+    problems = [p for play in record["play"].values() for p in play["problems"]]
+    record["ok"] = bool(record["parity"]["equal"] and not serious and not problems)
+    for key, value in record.items():
+        print(f"{key:16} {value if key != 'parity' else {**value, 'samples': '…'}}")
+    if settings.json:
+        print_json(record)
+    return 0 if record["ok"] else 1
+
+
+if __name__ == "__main__":
+    run(main)
