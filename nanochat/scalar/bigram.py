@@ -8,6 +8,7 @@ Read: linear -> softmax -> normalise -> next_scores -> CountBigram. V vocabulary
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 Number = Any  # a Value or a Node
@@ -54,7 +55,7 @@ class CountBigram:
     ) -> None:
         self.counts = [[smoothing] * n_tokens for _ in range(n_tokens)]
         for document in documents:
-            for token, following in zip(document, document[1:], strict=False):
+            for token, following in pairwise(document):
                 self.counts[token][following] += 1
         self.totals = [sum(row) for row in self.counts]
 
@@ -63,5 +64,5 @@ class CountBigram:
 
     def surprises(self, document: Sequence[int]) -> list[float]:
         """-log of the probability of every token after the first, in nats."""
-        pairs = zip(document, document[1:], strict=False)
+        pairs = pairwise(document)
         return [-math.log(self.probability(token, following)) for token, following in pairs]

@@ -15,7 +15,6 @@ Weights = dict[str, list[list[Number]]]
 Past = list[tuple[list[Vector], list[Vector]]]  # for each layer the keys and values so far
 
 
-# @learn:scalar.attention
 def attend(
     x: Vector, weights: Weights, layer: int, heads: int, past: tuple[list[Vector], list[Vector]]
 ) -> Vector:
