@@ -9,25 +9,26 @@ Read: open_page -> measure_load, measure_parity, measure_play, measure_axe -> ma
 import itertools
 import json
 import shutil
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from playwright.sync_api import Page, sync_playwright
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from nanochat.cli import parse, print_json, run
 from nanochat.errors import UserError
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 ROOT = Path(__file__).parent.parent
 PLAY = ROOT / "docs" / "guide" / "test" / "play.js"
 AXE = ROOT / "tests" / "browser" / "node_modules" / "axe-core" / "axe.min.js"
-SECTIONS = "[...document.querySelectorAll('section[data-code]')].map((s) => s.id)"
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 READY = "document.documentElement.dataset.ready"
 TIMEOUT_MS = 180_000  # a shared machine may be busy; what counts is measured inside the page
+LOADS = 5  # the median counts
 WIDTHS = {"desktop": (1440, 900), "phone": (375, 812)}
 
 
@@ -43,8 +44,6 @@ class Settings:
     """The page."""
     chromium: str = "chromium"
     """Name or path of the browser."""
-    loads: int = 5
-    """How often to load the page; the median counts."""
     json: bool = False
     """End with one line of JSON."""
 
@@ -52,13 +51,15 @@ class Settings:
 @contextmanager
 def open_page(
     settings: Settings, width: str = "desktop", theme: str = "dark"
-) -> Iterator[tuple[Page, list[str]]]:
+) -> "Iterator[tuple[Page, list[str]]]":
     """The guide, ready to use, and a list that collects its errors and network requests."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError as missing:
+        raise GuideCheckFailed("playwright is missing: pip install -e '.[dev]'") from missing
     browser_path = shutil.which(settings.chromium)
     if not browser_path:
-        raise GuideCheckFailed(
-            f"no browser '{settings.chromium}' here: apt-get install chromium, or give --chromium"
-        )
+        raise GuideCheckFailed(f"no '{settings.chromium}' here: install it or give --chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         across, down = WIDTHS[width]
@@ -78,13 +79,12 @@ def measure_load(settings: Settings) -> dict[str, Any]:
     """Milliseconds from navigation until first paint and until every section can be used."""
     paints, ready = [], []
     with open_page(settings) as (page, _):
-        for _load in range(settings.loads):
+        for _load in range(LOADS):
             page.reload()
             page.wait_for_function(READY)
             ready.append(float(page.evaluate(READY)))
             paints.append(float(page.evaluate(PAINT)))
-    middle = settings.loads // 2
-    return {"first_paint_ms": sorted(paints)[middle], "usable_ms": sorted(ready)[middle]}
+    return {"first_paint_ms": median(paints), "usable_ms": median(ready)}
 
 
 def measure_parity(settings: Settings) -> dict[str, Any]:
@@ -93,15 +93,8 @@ def measure_parity(settings: Settings) -> dict[str, Any]:
         page.click("#verify")
         page.wait_for_selector("#badge[data-verdict]")
         report = json.loads(page.get_attribute("#badge", "data-report") or "{}")
-        page.evaluate("document.getElementById('training').scrollIntoView()")
-        page.click('[data-train="1"]')  # the names are unpacked and the worker runs
-        page.wait_for_function("training.done === 1")
-        page.click("#train-reset")
-        page.wait_for_function("training.done === 0")
-        start = time.perf_counter()
-        page.click('[data-train="1000"]')
-        page.wait_for_function("training.done === CONFIG.steps")
-        seconds = time.perf_counter() - start
+        page.add_script_tag(path=PLAY)
+        seconds = page.evaluate("guidePlay.trainAll()")
     return {"parity": report, "train_1000_s": seconds, "steps_per_s": 1000 / seconds}
 
 
@@ -109,8 +102,7 @@ def measure_play(settings: Settings, width: str) -> dict[str, Any]:
     """Every control once: the slowest, what went wrong, and whether the page scrolls sideways."""
     with open_page(settings, width) as (page, problems):
         page.add_script_tag(path=PLAY)
-        sections = page.evaluate(SECTIONS)
-        times = [t for s in sections for t in page.evaluate("s => guidePlay.play(s)", s)]
+        times = page.evaluate("guidePlay.playAll()")
         wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
         problems += page.evaluate("guidePlay.nonsense()")
         frame = page.evaluate("guidePlay.frames()")
@@ -128,8 +120,8 @@ def measure_axe(settings: Settings) -> list[dict[str, Any]]:
     for width, theme in itertools.product(WIDTHS, ("dark", "light")):
         with open_page(settings, width, theme) as (page, _):
             page.add_script_tag(path=AXE)
-            page.evaluate("document.querySelectorAll('details').forEach((d) => { d.open = true; })")
-            page.evaluate("Object.values(codePanels).forEach((panel) => panel.toggle(true))")
+            page.add_script_tag(path=PLAY)
+            page.evaluate("guidePlay.unfold()")
             page.wait_for_timeout(400)
             for found in page.evaluate("axe.run(document)")["violations"]:
                 nodes = [node["target"][0] for node in found["nodes"]][:5]
@@ -142,8 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = parse(Settings, argv, "nanochat guide-check", __doc__)
     if not settings.page.exists():
         raise GuideCheckFailed(f"no page at {settings.page}: run `nanochat guide-build`")
-    record: dict[str, Any] = {"bytes": settings.page.stat().st_size, **measure_load(settings)}
-    record |= measure_parity(settings)
+    record: dict[str, Any] = {"bytes": settings.page.stat().st_size}
+    record |= measure_load(settings) | measure_parity(settings)
     record["play"] = {width: measure_play(settings, width) for width in WIDTHS}
     record["axe"] = measure_axe(settings)
     serious = [f for f in record["axe"] if f["impact"] in ("serious", "critical")]

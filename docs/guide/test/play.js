@@ -133,6 +133,36 @@
       return times;
     },
 
+    /** Every section in the page's order. */
+    async playAll() {
+      const times = [];
+      for (const section of document.querySelectorAll("section[data-code]")) {
+        times.push(...(await this.play(section.id)));
+      }
+      return times;
+    },
+
+    /** Seconds from pressing "Train to the end" until the last step is shown. */
+    async trainAll() {
+      const until = async (steps) => {
+        while (training.done !== steps) await new Promise((done) => setTimeout(done, 5));
+      };
+      press('[data-train="1"]'); // the names are unpacked and the worker runs
+      await until(1);
+      press("#train-reset");
+      await until(0);
+      const start = performance.now();
+      press('[data-train="1000"]');
+      await until(CONFIG.steps);
+      return (performance.now() - start) / 1000;
+    },
+
+    /** Opens every fold and every code panel. */
+    unfold() {
+      for (const fold of document.querySelectorAll("details")) fold.open = true;
+      for (const panel of Object.values(codePanels)) panel.toggle(true);
+    },
+
     /** The frame time that 95% of the frames of a running animation stay below. */
     async frames(milliseconds = 2000) {
       press("#graph-choice [data-value=softmax]");
