@@ -1,7 +1,6 @@
 """Measure educational_guide.html in a real Chromium: size, speed, parity, accessibility.
 
-Everything is read from the page as a visitor has it: the "verify" button, the training buttons and
-every control of every section, at desktop and phone width, in both themes.
+Everything is read from the page as a visitor has it, through docs/guide/test/play.js.
 Not covered: other browsers (tests/browser plays the page in Firefox where it is installed).
 Read: open_page -> measure_load, measure_parity, measure_play, measure_axe -> main.
 """
@@ -29,7 +28,7 @@ PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 READY = "document.documentElement.dataset.ready"
 TIMEOUT_MS = 180_000  # a shared machine may be busy; what counts is measured inside the page
 LOADS = 5  # the median counts
-WIDTHS = {"desktop": (1440, 900), "phone": (375, 812)}
+WIDTHS: Any = {n: {"width": w, "height": 850} for n, w in (("desktop", 1440), ("phone", 375))}
 
 
 class GuideCheckFailed(UserError):
@@ -62,9 +61,8 @@ def open_page(
         raise GuideCheckFailed(f"no '{settings.chromium}' here: install it or give --chromium")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        across, down = WIDTHS[width]
-        scheme: Any = theme
-        page = browser.new_page(viewport={"width": across, "height": down}, color_scheme=scheme)
+        page = browser.new_page(viewport=WIDTHS[width])
+        page.add_init_script(f"localStorage.setItem('microgpt-guide-theme', '{theme}')")
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
         page.on("request", lambda r: problems.append(r.url) if r.url.startswith("http") else None)
@@ -82,8 +80,8 @@ def measure_load(settings: Settings) -> dict[str, Any]:
         for _load in range(LOADS):
             page.reload()
             page.wait_for_function(READY)
-            ready.append(float(page.evaluate(READY)))
-            paints.append(float(page.evaluate(PAINT)))
+            ready.append(page.evaluate(f"Number({READY})"))
+            paints.append(page.evaluate(PAINT))
     return {"first_paint_ms": median(paints), "usable_ms": median(ready)}
 
 
