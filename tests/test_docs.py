@@ -116,7 +116,7 @@ def start_make_up(port: int) -> subprocess.Popen:
 
 
 def wait_until_served(port: int, server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while server.poll() is None and time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
@@ -136,7 +136,7 @@ def test_make_up_serves_what_is_built_until_ctrl_c(built):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as page:
         assert b"<html" in page.read().lower()
     os.killpg(server.pid, signal.SIGINT)
-    shown, _ = server.communicate(timeout=60)
+    shown, _ = server.communicate()
     assert shown.count("already made") == len(TABLE), "a second make up trains nothing"
     assert "kind of question" in shown and "Traceback" not in shown
 
@@ -149,7 +149,7 @@ def test_make_down_stops_make_up(built):
     down = subprocess.run(
         ["make", "down"], cwd=ROOT, env=environment(), capture_output=True, text=True
     )
-    server.communicate(timeout=60)
+    server.communicate()
     assert down.returncode == 0 and "stopped the chat server" in down.stdout
 
 
