@@ -22,10 +22,15 @@ IGNORE = -1  # a target that is not graded
 CHUNK_ROWS = 512
 
 
+def wide(x: Tensor) -> torch.dtype:
+    """The format for sums and exponentials: fp32, or fp64 where x is."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def capped_logits(x: Tensor, weight: Tensor, cap: float, vocab_size: int) -> Tensor:
-    """(N, C) activations -> (N, V) fp32 logits, padding rows cut off."""
-    z = (x @ weight.to(x.dtype).mT).float()  # (N, V)
-    z = z[..., :vocab_size]
+    """(N, C) activations -> (N, V) logits in fp32 at least, padding rows cut off."""
+    z = (x @ weight.to(x.dtype).mT)[..., :vocab_size]  # (N, V)
+    z = z.to(wide(x))
     return cap * torch.tanh(z / cap) if cap else z
 
 
@@ -38,12 +43,12 @@ class _ChunkedLoss(torch.autograd.Function):
     ) -> Tensor:
         w = weight.to(x.dtype)
         graded = targets != IGNORE
-        scale = 1.0 / graded.sum().clamp(min=1).float()
-        total = torch.zeros((), device=x.device)
+        scale = 1.0 / graded.sum().clamp(min=1).to(wide(x))
+        total = torch.zeros((), device=x.device, dtype=wide(x))
         dx, dw = torch.empty_like(x), torch.zeros_like(weight)
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            u = (x[rows] @ w.mT).float()  # (n, V)
+            u = (x[rows] @ w.mT).to(wide(x))  # (n, V)
             if cap:
                 u = u.div_(cap).tanh_()
             slope = 1 - u * u if cap else None

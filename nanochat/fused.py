@@ -17,7 +17,8 @@ EPS = 1e-6  # keeps a vector of zeros from being divided by zero
 
 def inverse_rms(x: Tensor) -> Tensor:
     """1 / root mean square along the last axis, which stays with size 1."""
-    rms = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    wide = torch.promote_types(x.dtype, torch.float32)  # bf16 would lose digits in the sum
+    rms = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
     return rms.mul_(x.size(-1) ** -0.5).clamp_(min=EPS).reciprocal_().to(x.dtype)
 
 

@@ -21,10 +21,10 @@ TURN_WEIGHTS: dict[str, float] = {
     "where_object": 1.0,
     "two_hop": 1.2,
     "who_has": 1.1,
-    "how_many": 3.0,
+    "how_many": 2.5,
     "first": 1.1,
     "yes_no": 1.5,
-    "feeling": 0.7,
+    "feeling": 1.4,
     "refusal": 1.2,
 }
 TURN_KINDS, TURN_SHARES = tuple(TURN_WEIGHTS), tuple(TURN_WEIGHTS.values())
@@ -34,8 +34,9 @@ MIN_WORDS, MAX_WORDS = 20, 250  # of one pretraining document
 
 
 def difficulty_at(rng: Random, settings: WorldSettings, index: int, total: int) -> float:
-    """0 at the start, 1 from `ramp` on; one item in four is an easier one, so none is forgotten."""
-    level = min(1.0, index / max(1.0, total * settings.ramp))
+    """0 up to `easy`, 1 from `ramp` on; one item in four is an easier one, so none is forgotten."""
+    climb = (index / total - settings.easy) / max(1e-9, settings.ramp - settings.easy)
+    level = min(1.0, max(0.0, climb))
     return level * rng.random() if rng.random() < 0.25 else level
 
 

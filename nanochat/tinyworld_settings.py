@@ -32,10 +32,12 @@ class WorldSettings:
     """Things that can be counted, at most 16."""
     spelling_words: int = 160
     """Words that are spelled and whose letters are counted."""
-    min_events: int = 1
+    min_events: int = 0
     """Events in the easiest story."""
     max_events: int = 8
     """Events in the hardest story."""
+    min_people: int = 2
+    """People in the easiest story."""
     max_people: int = 4
     """People in the hardest story."""
     max_places: int = 4
@@ -46,11 +48,13 @@ class WorldSettings:
     """Share of decoration sentences between the events of a dialogue's story."""
     decor_pretrain: float = 0.25
     """The same for pretraining stories, where variety matters more."""
-    ramp: float = 0.7
+    easy: float = 0.2
+    """Share of the data that stays at difficulty 0: the look-up has to be learned there first."""
+    ramp: float = 0.75
     """Share of the data after which the difficulty has reached 1."""
     exam_easiest: float = 0.3
     """Exam stories have difficulties from this value to 1."""
-    documents: int = 40_000
+    documents: int = 8_000
     """Pretraining documents."""
     val_documents: int = 1_000
     """Held-out documents for bits per byte."""

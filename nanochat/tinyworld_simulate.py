@@ -127,6 +127,7 @@ class Cast(NamedTuple):
     objects: list[str]
     thing: str  # what is counted, or ""
     events: int
+    apart: bool  # everybody starts in a place of their own
 
 
 def draw_cast(rng: Random, settings: WorldSettings, difficulty: float, exam: bool) -> Cast:
@@ -136,8 +137,10 @@ def draw_cast(rng: Random, settings: WorldSettings, difficulty: float, exam: boo
         return min(high, low + int((high - low) * difficulty + rng.random()))
 
     lexicon = words()
-    n_people = size(1 + (rng.random() < 0.7), settings.max_people)
-    n_places = size(2, settings.max_places)
+    # Easy stories have few events, not few people: with nobody to confuse there is nothing to learn.
+    n_people = size(settings.min_people, settings.max_people)
+    apart = rng.random() > difficulty
+    n_places = n_people + 1 if apart else size(3, settings.max_places)
     n_objects = size(int(rng.random() < 0.7), settings.max_objects)
     thing = ""
     if rng.random() < 0.5:
@@ -148,13 +151,14 @@ def draw_cast(rng: Random, settings: WorldSettings, difficulty: float, exam: boo
         places = rng.sample(lexicon["places"][: settings.places], n_places)
         objects = rng.sample(lexicon["objects"][: settings.objects], n_objects)
         if held_out(people[0], places[0], *objects[:1]) == exam:
-            return Cast(people, places, objects, thing, events)
+            return Cast(people, places, objects, thing, events, apart)
 
 
 def introduce(rng: Random, cast: Cast, world: World) -> None:
     """Say where everybody and everything is. The lead person, place and object come first."""
     for i, who in enumerate(cast.people):
-        world.apply(Event("is_at", who, place=cast.places[0] if i == 0 else pick(rng, cast.places)))
+        place = cast.places[i] if cast.apart or i == 0 else pick(rng, cast.places)
+        world.apply(Event("is_at", who, place=place))
     for thing in cast.objects:
         if rng.random() < 0.3:
             world.apply(Event("holds", pick(rng, cast.people), thing=thing))
@@ -166,9 +170,9 @@ def introduce(rng: Random, cast: Cast, world: World) -> None:
             world.apply(Event("count", who, thing=cast.thing, number=1 + int(rng.random() * 6)))
     if rng.random() < 0.25:
         world.apply(Event("weather", thing=pick(rng, words()["weather"])))
-    if rng.random() < 0.35:
-        who = pick(rng, cast.people)
-        world.apply(Event("feel", who, thing=pick(rng, words()["feelings"])))
+    for who in cast.people:
+        if rng.random() < (0.5 if cast.apart else 0.2):
+            world.apply(Event("feel", who, thing=pick(rng, words()["feelings"])))
 
 
 def _move(rng: Random, cast: Cast, world: World) -> Event:

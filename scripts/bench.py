@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         raise NoSuchBench(f"bench {argv[0] if argv else '(none)'}: choose {', '.join(BENCHES)}")
     settings_type, bench = BENCHES[argv[0]]
-    settings = parse(settings_type, argv[1:], f"nanochat bench {argv[0]}", __doc__)
+    settings: Any = parse(settings_type, argv[1:], f"nanochat bench {argv[0]}", __doc__)
     result = bench(settings)
     for name, value in result.items():
         print(f"{name:<18} {value}")
