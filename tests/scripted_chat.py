@@ -7,6 +7,7 @@ Read: SCRIPT -> ScriptedGPT.forward -> scripted_engine -> main.
 
 import argparse
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -100,6 +101,8 @@ class ScriptedGPT(nn.Module):
         )
         self.tokenizer, self.delay_s, self.dtype = tokenizer, delay_s, torch.float32
         self.weight = nn.Parameter(torch.zeros(1))
+        self.go = threading.Event()  # a test clears it to hold the model in the middle of its work
+        self.go.set()
 
     def forward(self, tokens: Tensor, cache: CacheView, last_only: bool) -> Tensor:
         B, T = tokens.shape
@@ -112,6 +115,7 @@ class ScriptedGPT(nn.Module):
             for token in self.next_tokens(held[row, :length, 0, 0].long().tolist()):
                 logits[row, 0, token] = 50.0
         time.sleep(self.delay_s)
+        assert self.go.wait(60), "a test forgot to let the model go on"
         return logits
 
     def next_tokens(self, history: list[int]) -> set[int]:

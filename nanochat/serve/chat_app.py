@@ -51,7 +51,6 @@ def create_app(settings: ServeSettings, engine: Engine, model: ServedModel) -> F
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        max_body_size=settings.max_body_bytes,
     )
     app.state.settings, app.state.model = settings, model
     app.state.engine, app.state.thread = engine, thread
@@ -129,13 +128,13 @@ def sampling_of(body: ChatRequest, settings: ServeSettings) -> Sampling:
             param="max_tokens",
         )
     # An unseeded answer gets a seed all the same, and tells it: any answer can be had again.
-    seed = secrets.randbelow(2**31) if body.seed is None else body.seed
+    seed = secrets.randbelow(1_000_000) if body.seed is None else body.seed
     return Sampling(**chosen, seed=seed)
 
 
 async def stream_reply(reply: Reply) -> AsyncIterator[bytes]:
     """Server-sent events; exactly one of a finish chunk and an error comes before [DONE]."""
-    yield sse(reply.chunk({"role": "assistant", "content": ""}))
+    yield sse(reply.chunk({"role": "assistant", "content": ""}, dropped_messages=reply.dropped))
     try:
         async for event in reply.ticket.events():
             for delta in reply.deltas(event):

@@ -5,11 +5,9 @@ script or style and no other host, so the policy allows none, and `require-trust
 where text would become HTML. Read: POLICY -> SecurityHeaders -> BodyLimit.
 """
 
-from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from nanochat.serve.errors import NotServed
 
 POLICY = "; ".join(
     (
@@ -56,16 +54,21 @@ class SecurityHeaders:
 
 
 class BodyLimit:
-    """Refuses a body that says it is too large; one that doesn't say is cut off by FastAPI."""
+    """Stops reading a body that grows too large, whether it told its size or not."""
 
     def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
         self.app, self.limit_bytes = app, limit_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size = Headers(scope=scope).get("content-length", "0") if scope["type"] == "http" else "0"
-        if not size.isdecimal() or int(size) <= self.limit_bytes:  # h11 refuses what is no number
-            return await self.app(scope, receive, send)
-        refusal = NotServed(
-            f"the body has {int(size):,} bytes, limit {self.limit_bytes:,}: send less", 413
-        )
-        await JSONResponse(refusal.body(), status_code=413)(scope, receive, send)
+        size_bytes = 0
+
+        async def limited() -> Message:
+            nonlocal size_bytes
+            message = await receive()
+            size_bytes += len(message.get("body", b""))
+            if size_bytes > self.limit_bytes:
+                # The one exception that FastAPI lets through while it reads a body.
+                raise HTTPException(413, f"the body is over {self.limit_bytes:,} bytes: send less")
+            return message
+
+        await self.app(scope, limited, send)

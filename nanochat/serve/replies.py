@@ -2,7 +2,7 @@
 
 A tool call becomes `tool_calls`, whole in one delta, because its text is short; what the calculator
 returned becomes `tool_results`, our extension. The last chunk holds finish_reason and usage, and as
-extensions the seed that was used, `stop_detail` and `timings`.
+extensions the seed that was used, `stop_detail` and `timings`; `dropped_messages` comes at once.
 Called by chat_app.py. Read: Reply -> deltas -> flush -> chunk / completion -> sse.
 """
 
@@ -85,7 +85,6 @@ class Reply:
             },
             "seed": ticket.answer.sampling.seed,
             "stop_detail": self.stop_detail,
-            "dropped_messages": self.dropped,
             "timings": {
                 "queue_s": round(ticket.started_at - ticket.submitted_at, 4),
                 "first_token_s": round(first - ticket.submitted_at, 4),
@@ -102,7 +101,11 @@ class Reply:
     def completion(self) -> Json:
         """The whole answer in one object, for clients that don't stream."""
         choice = {"index": 0, "message": self.message, "finish_reason": self.finish_reason()}
-        return self._head("chat.completion") | {"choices": [choice]} | self.summary()
+        return (
+            self._head("chat.completion")
+            | {"choices": [choice], "dropped_messages": self.dropped}
+            | self.summary()
+        )
 
     def _head(self, kind: str) -> Json:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}

@@ -21,6 +21,8 @@ def open_socket(host: str, port: int) -> socket.socket:
 
     Called before the model is loaded, so that a taken port is told at once.
     """
+    if not 0 <= port <= 65535:
+        raise unusable(host, port, ValueError("a port is a number from 0 to 65535"))
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -28,7 +30,7 @@ def open_socket(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, proto)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise unusable(host, port, error) from None
     return bound
 
