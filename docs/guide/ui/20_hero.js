@@ -59,6 +59,12 @@ function drawMosaic() {
     context.font = "600 12px ui-monospace, Menlo, Consolas, Liberation Mono, monospace";
     context.fillText(box.name, box.left * dot, below + 17);
   }
+  const [up, down] = boxes.slice(-2);
+  if (dot < 5) return;
+  context.fillStyle = cssColour("quiet");
+  context.textAlign = "center";
+  const middle = (up.left + up.width + down.left) / 2;
+  context.fillText("→ relu →", middle * dot, (up.top + CONFIG.channels / 2) * dot + 4);
 }
 
 function pointAtMosaic(event) {
