@@ -17,6 +17,8 @@ from nanochat.serve.settings import ServeSettings
 from nanochat.server_process import refuse_second_server, write_pid_file
 from nanochat.stages import Stage, build, duration, plan, read_ledger, write_entry
 
+TAG = "laptop"  # the build overwrites runs of this name only, never one made by hand
+
 TABLE = (
     Stage(
         name="tinyworld-make",
@@ -43,8 +45,8 @@ TABLE = (
     Stage(
         name="base-train",
         about="training the model to continue the stories",
-        command=("-m", "scripts", "base-train"),
-        outputs=("checkpoints/base/*/step_*", "report/base.json"),
+        command=("-m", "scripts", "base-train", "--tag", TAG),
+        outputs=(f"checkpoints/base/{TAG}/step_*", "report/base.json"),
         needs=("tinyworld-make", "tok-train"),
         fresh=("--overwrite",),
         resume=("--resume",),
@@ -52,8 +54,8 @@ TABLE = (
     Stage(
         name="chat-sft",
         about="teaching it to answer in a conversation",
-        command=("-m", "scripts", "chat-sft"),
-        outputs=("checkpoints/sft/*/step_*", "report/sft.json"),
+        command=("-m", "scripts", "chat-sft", "--base-tag", TAG, "--tag", TAG),
+        outputs=(f"checkpoints/sft/{TAG}/step_*", "report/sft.json"),
         needs=("base-train",),
         fresh=("--overwrite",),
         resume=("--resume",),
@@ -61,7 +63,7 @@ TABLE = (
     Stage(
         name="chat-eval",
         about="asking it the questions it has never seen",
-        command=("-m", "scripts", "chat-eval"),
+        command=("-m", "scripts", "chat-eval", "--tag", TAG),
         outputs=("report/exam.json",),
         needs=("chat-sft",),
     ),
@@ -120,7 +122,7 @@ def serve(port: int) -> None:
     """Become the chat server: this process is replaced, so Ctrl-C goes straight to it."""
     write_pid_file(base_dir())
     more = ["--port", str(port)] if port else []
-    os.execv(sys.executable, [sys.executable, "-m", "scripts.chat_web", *more])
+    os.execv(sys.executable, [sys.executable, "-m", "scripts.chat_web", "--tag", TAG, *more])
 
 
 if __name__ == "__main__":
