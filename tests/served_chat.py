@@ -78,6 +78,7 @@ def serving(engine: Engine, **changes: Any) -> Iterator[Served]:
         try:
             yield Served(client, engine.model, app.state.thread, address)
         finally:
-            engine.model.go.set()
+            if isinstance(engine.model, ScriptedGPT):
+                engine.model.go.set()
             server.should_exit = True
             thread.join()
