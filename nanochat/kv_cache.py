@@ -38,8 +38,9 @@ class KVCache:
         self.slots = [min(w + 1, capacity) if ring else capacity for w in self.windows]
         self.rows, self.capacity = rows, capacity
         # Zeros, not empty: a masked value has weight 0, and 0 * NaN would still be NaN.
-        self.keys = [torch.zeros(rows, S, G, D, dtype=dtype, device=device) for S in self.slots]
-        self.values = [torch.zeros_like(keys) for keys in self.keys]  # L x (B, S, G, D)
+        # A head's keys stand side by side in memory: one head at a time reads all of them.
+        self.keys = [torch.zeros(rows, G, S, D, dtype=dtype, device=device) for S in self.slots]
+        self.values = [torch.zeros_like(keys) for keys in self.keys]  # L x (B, G, S, D)
         self.last = torch.zeros(rows, 1, config.n_embd, dtype=dtype, device=device)  # (B, 1, C)
         self.lengths = [0] * rows  # tokens in each row; plain numbers, so no device is waited for
 
@@ -57,8 +58,8 @@ class KVCache:
         """Make `target` a copy of `source`: one prefill for many answers, or a row moved."""
         length = self.lengths[source]
         for tensor in (*self.keys, *self.values):
-            used = min(length, tensor.size(1))
-            tensor[target, :used] = tensor[source, :used]
+            used = min(length, tensor.size(2))
+            tensor[target, :, :used] = tensor[source, :, :used]
         self.last[target] = self.last[source]
         self.lengths[target] = length
 
@@ -100,7 +101,8 @@ class CacheView:
         """
         T, slots = k.size(1), self.cache.slots[layer]
         assert self.longest + T <= self.cache.capacity, "the engine ends a row before it overflows"
-        keys, values = self.cache.keys[layer][self.rows], self.cache.values[layer][self.rows]
+        keys = self.cache.keys[layer][self.rows].transpose(1, 2)  # (B, G, S, D) -> (B, S, G, D)
+        values = self.cache.values[layer][self.rows].transpose(1, 2)
         mask = self._mask(self.cache.windows[layer], slots, T)
         if T == 1:
             self._write(keys, values, k, v)
