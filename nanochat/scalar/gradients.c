@@ -32,8 +32,9 @@ static Member member(const Program *p, int32_t unit, int32_t k) {
     int32_t one = p->rows.n_parameters + p->rows.n_inputs, op = p->kind[unit];
     int32_t t = p->first[unit] + k / 2;
     Member m = {unit, 0, one};
-    if (op == PICK) return m;
-    if (op > MUL) {
+    if (op == PICK) {
+        m.place = k;
+    } else if (op > MUL) {
         m.slope = p->slope[unit];
     } else if (p->term_y[t] == NONE) { /* the first two terms are added by one addition */
         m.place = 2 * (k == 0 && !p->from_zero[unit] ? 1 : k / 2) + 1;

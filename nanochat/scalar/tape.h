@@ -42,7 +42,8 @@ typedef struct { /* `count` alike things to do; their outputs are outs[start_out
 } Step;
 
 typedef struct { /* one addition into a gradient: slope at `slope` times the gradient of `unit` */
-    int32_t unit, place, slope; /* place: 2 * term, + 1 if it comes from the addition itself */
+    int32_t unit, place, slope; /* place: 2 * term, + 1 if the addition itself adds it;
+                                   of a pick: which option */
 } Member;
 
 typedef struct { /* an operand to walk into before term `term` of a unit is done */

@@ -19,9 +19,12 @@ static int32_t n_terms(const Program *p, int32_t unit) {
     return p->kind[unit] <= MUL ? p->first[unit + 1] - p->first[unit] : 0;
 }
 
-static int32_t chosen_row(const Program *p, int32_t unit) {
-    int32_t row = p->row_of[unit];
-    return p->rows.lists[p->rows.left[row] + 1 + p->choice[p->rows.right[row]]];
+static int32_t chosen(const Program *p, int32_t pick_unit) {
+    return p->choice[p->rows.right[p->row_of[pick_unit]]];
+}
+
+static int32_t chosen_row(const Program *p, int32_t pick_unit) {
+    return p->rows.lists[p->rows.left[p->row_of[pick_unit]] + 1 + chosen(p, pick_unit)];
 }
 
 /* ---- the walk ---- */
@@ -104,9 +107,9 @@ static void walk_from_root(Program *p) {
 
 /* ---- sorting what changed ---- */
 
-static int32_t key_of(const Program *p, int32_t grad, Member m) { /* -1: not in this walk */
+static int32_t key_of(const Program *p, Member m) { /* -1: not in this walk */
     if (p->seen[m.unit] != p->now) return -1;
-    if (p->kind[m.unit] == PICK && chosen_row(p, m.unit) != p->grad_row[grad]) return -1;
+    if (p->kind[m.unit] == PICK) return chosen(p, m.unit) == m.place ? p->key[m.unit] : -1;
     if (p->keyed[m.unit] == BY_TERM)
         return p->term_key[p->first[m.unit] + m.place / 2] + m.place % 2;
     return p->key[m.unit] + m.place;
@@ -161,7 +164,7 @@ static int32_t take_keys(Program *p, int32_t grad, int by_member) {
     const Member *m = p->members + p->first_member[grad];
     int32_t n = p->first_member[grad + 1] - p->first_member[grad], alive = 0, in_order = 1;
     for (int32_t k = 0; k < n; k++) {
-        int32_t key = by_member ? key_of(p, grad, m[k]) : first_key(p, m[k].unit);
+        int32_t key = by_member ? key_of(p, m[k]) : first_key(p, m[k].unit);
         if (k && key > p->sorting[k - 1].key) in_order = 0;
         alive += key >= 0;
         p->sorting[k].key = key;
