@@ -65,7 +65,7 @@ def test_the_command_serves_a_real_model_and_ends_cleanly(tiny_checkpoint, stop_
         "max_tokens": 40,
         "temperature": 1,
     }
-    with httpx.Client(base_url=address[0], timeout=120) as client:
+    with httpx.Client(base_url=address[0], timeout=300) as client:
         one, two = (client.post("/chat/completions", json=body).json() for _ in range(2))
         assert one["choices"] == two["choices"] and one["usage"] == two["usage"]
         lasting = {**body, "max_tokens": 290, "stream": True}
@@ -75,7 +75,7 @@ def test_the_command_serves_a_real_model_and_ends_cleanly(tiny_checkpoint, stop_
             process.send_signal(stop_signal)
             last = [line for line in lines if line][-1]
             assert last == "data: [DONE]"
-    assert process.wait(60) == 0
+    assert process.wait(300) == 0
     assert process.stderr.read() == ""
 
 
