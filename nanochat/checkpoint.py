@@ -87,8 +87,16 @@ def save_checkpoint(
         shutil.rmtree(draft, ignore_errors=True)  # a full disk leaves the old checkpoints alone
     _sync_folder(folder)
     for old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        _discard(old)
     return final
+
+
+def _discard(path: Path) -> None:
+    """Delete a checkpoint that is not needed: first its name, so that half of it is never found."""
+    doomed = path.with_name(f".writing-discarded-{path.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -42,32 +42,18 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size: int
     ) -> Tensor:
         w = weight.to(x.dtype)
-        graded = targets != IGNORE
-        scale = 1.0 / graded.sum().clamp(min=1).to(wide(x))
+        share = (targets != IGNORE).to(wide(x))  # (N,)
+        share = share / share.sum().clamp(min=1)
         total = torch.zeros((), device=x.device, dtype=wide(x))
         dx, dw = torch.empty_like(x), torch.zeros_like(weight)
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
-            u = (x[rows] @ w.mT).to(wide(x))  # (n, V)
-            if cap:
-                u = u.div_(cap).tanh_()
-            slope = 1 - u * u if cap else None
-            if cap:
-                u = u.mul_(cap)
-            if vocab_size < u.size(1):
-                u[:, vocab_size:] = float("-inf")
-            target = targets[rows].clamp(min=0)[:, None]  # (n, 1)
-            lse = u.logsumexp(1, keepdim=True)
-            keep = graded[rows, None] * scale
-            total += ((lse - u.gather(1, target)) * keep).sum()
-            du = u.sub_(lse).exp_()
-            du.scatter_add_(1, target, torch.full_like(keep, -1.0))
-            du.mul_(keep)
-            if slope is not None:
-                du.mul_(slope)
-            du = du.to(x.dtype)
-            torch.mm(du, w, out=dx[rows])
-            dw += du.mT @ x[rows]
+            z = (x[rows] @ w.mT).to(wide(x))  # (n, V)
+            loss, dz = capped_loss(z, targets[rows], share[rows], cap, vocab_size)
+            total += loss
+            dz = dz.to(x.dtype)
+            torch.mm(dz, w, out=dx[rows])
+            dw += dz.mT @ x[rows]
         ctx.save_for_backward(dx, dw)
         return total
 
@@ -78,12 +64,38 @@ class _ChunkedLoss(torch.autograd.Function):
         return dx * scale.to(dx.dtype), dw * scale, None, None, None
 
 
+def capped_loss(
+    z: Tensor, targets: Tensor, share: Tensor, cap: float, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """Scores z (n, V), overwritten -> summed loss, each row times its `share`, and d loss / d z."""
+    if cap:
+        tanh = z.div_(cap).tanh_()
+        u = tanh * cap
+    else:  # nothing bounds the scores, so subtract the largest: exp(800) overflows, exp(0) cannot
+        u = z.sub_(z[:, :vocab_size].amax(1, keepdim=True))
+    target = targets.clamp(min=0)[:, None]  # (n, 1)
+    chosen = u.gather(1, target)
+    p = u.exp_()
+    p[:, vocab_size:] = 0
+    total = p.sum(1, keepdim=True)
+    share = share[:, None]
+    loss = ((total.log() - chosen) * share).sum()
+    p.mul_(share / total)  # softmax times share
+    p.scatter_add_(1, target, -share)
+    if cap:
+        p.addcmul_(p * tanh, tanh, value=-1)  # times 1 - tanh^2
+    return loss, p
+
+
 def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size: int) -> Tensor:
     """Mean nats per graded target: x (N, C), weight (V, C), targets (N,) with -1 for "ignore".
 
     With no graded target at all the loss is 0 and so is its gradient, never NaN.
     """
     if torch.is_grad_enabled():
+        if x.device.type == "cpu" and bool((targets == IGNORE).any()):
+            graded = targets != IGNORE  # rows that are not graded cost nothing
+            x, targets = x[graded], targets[graded]
         return _ChunkedLoss.apply(x, weight, targets, cap, vocab_size)
     nats = token_losses(x, weight, targets, cap, vocab_size)
     return nats.sum() / (targets != IGNORE).sum().clamp(min=1)

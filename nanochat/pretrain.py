@@ -34,6 +34,7 @@ class PretrainSettings(LoopSettings):
     head_size: int = 64  # channels of an attention head
     kv_share: int = 1  # query heads that share one key/value head
     context: int = 512  # tokens in a row
+    max_context: int = 0  # longest conversation the model takes, tokens; 0: as context
     window_pattern: str = "L"  # S sees a quarter of the context, L all of it; tiled over layers
     mlp: str = "relu2"  # relu2 | swiglu
     preset: str = "modern"  # modern | classic (exports to Hugging Face's NanoChat)
@@ -61,10 +62,15 @@ class Sizing:
 
 def size_run(settings: PretrainSettings, vocab_size: int) -> Sizing:
     """The dial and the overrides -> sizes, or BadPlan with what to change."""
+    if 0 < settings.max_context < settings.context:
+        raise BadPlan(
+            f"rows of {settings.context} tokens for a model that takes {settings.max_context}; "
+            "make --max-context at least --context"
+        )
     config = model_config(
         settings.depth,
         vocab_size,
-        settings.context,
+        settings.max_context or settings.context,
         aspect_ratio=settings.aspect_ratio,
         head_size=settings.head_size,
         kv_share=settings.kv_share,

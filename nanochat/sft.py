@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nanochat.chat_format import NothingToLearn
 from nanochat.checkpoint import Checkpoint, build_model, check_tokenizer, provenance
 from nanochat.cross_entropy import IGNORE
 from nanochat.device import pick_device, pick_dtype
 from nanochat.errors import UserError
 from nanochat.optimizers import Optimizers, OptimizerSettings
+from nanochat.scaling import BadPlan
 from nanochat.schedules import Schedule
 from nanochat.tokenizer import Tokenizer
 from nanochat.train_loop import LoopSettings, Run
@@ -88,6 +90,7 @@ class ConversationLoader:
         if state:
             self.position, self.waiting = state["position"], list(state["waiting"])
         self.rendered: dict[int, tuple[list[int], list[int]]] = {}
+        self.skipped: set[int] = set()  # conversations with no graded token within the context
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position, "waiting": list(self.waiting)}
@@ -102,7 +105,16 @@ class ConversationLoader:
 
     def _fill(self) -> None:
         while len(self.waiting) < self.buffer:
-            self.waiting.append(self.position)
+            try:
+                self._render(self.position)
+                self.waiting.append(self.position)
+            except NothingToLearn as error:
+                self.skipped.add(self.position % len(self.conversations))
+                if len(self.skipped) == len(self.conversations):
+                    raise ConversationsBroken(
+                        f"no conversation has an answer within {self.context} tokens; raise "
+                        "--context or shorten them"
+                    ) from error
             self.position += 1
 
     def _row(self) -> tuple[list[int], list[int]]:
@@ -143,9 +155,17 @@ def steps_of(
     if settings.steps:
         return settings.steps
     sample = conversations[::50]
-    sizes = [len(tokenizer.render_conversation(one, settings.context + 1)[0]) for one in sample]
+    sizes = [rendered_size(one, tokenizer, settings.context + 1) for one in sample]
     tokens = sum(sizes) / len(sizes) * len(conversations) * settings.epochs
     return max(1, round(tokens / 0.92 / (settings.rows * settings.context * settings.accumulation)))
+
+
+def rendered_size(conversation: dict[str, Any], tokenizer: Tokenizer, limit: int) -> int:
+    """Tokens a conversation takes in a row; 0 if it is skipped."""
+    try:
+        return len(tokenizer.render_conversation(conversation, limit)[0])
+    except NothingToLearn:
+        return 0
 
 
 def prepare_sft(
@@ -157,6 +177,11 @@ def prepare_sft(
 ) -> Run:
     """A run that starts from a pretrained model, with a fresh optimizer."""
     check_tokenizer(base.meta, tokenizer)
+    if settings.context > base.meta["model"]["sequence_len"]:
+        raise BadPlan(
+            f"rows of {settings.context} tokens for a model that takes "
+            f"{base.meta['model']['sequence_len']}; make --context smaller"
+        )
     device = pick_device(settings.device)
     model = build_model(base, pick_dtype(settings.dtype, device)).to(device)
     return Run(

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from nanochat.tinyworld_questions import ASK, Question, ask, ask_absent
+from nanochat.tinyworld_questions import ASK, Question, ask, ask_absent, compared
 from nanochat.tinyworld_settings import WorldSettings, a, pick, pick_common, stream, words
-from nanochat.tinyworld_skills import SKILLS, skill, spelled, spelling_list
+from nanochat.tinyworld_skills import SKILLS, pair_of_words, skill, spelled, spelling_list
 from nanochat.tinyworld_stories import Story, story
 
 # kind -> how often a dialogue asks it; "refusal" asks for what the story does not say
@@ -21,9 +21,9 @@ TURN_WEIGHTS: dict[str, float] = {
     "where_object": 1.0,
     "two_hop": 1.2,
     "who_has": 1.1,
-    "how_many": 2.5,
+    "how_many": 2.2,
     "first": 1.1,
-    "yes_no": 1.5,
+    "yes_no": 2.0,
     "feeling": 1.4,
     "refusal": 1.2,
 }
@@ -128,10 +128,16 @@ def overheard(rng: Random, settings: WorldSettings, difficulty: float) -> str:
     return "\n".join(lines)
 
 
+def comparisons(rng: Random, settings: WorldSettings, difficulty: float) -> str:
+    """Pairs of words, the same or different: the one step that a yes or no needs."""
+    return " ".join(f"{compared(*pair_of_words(rng, settings))}." for _ in range(12))
+
+
 Writer = Callable[[Random, WorldSettings, float], str]
 WRITERS: dict[Writer, float] = {
-    plain_story: 0.25,
-    quizzed_story: 0.52,
+    plain_story: 0.20,
+    quizzed_story: 0.45,
+    comparisons: 0.12,
     spelling_lesson: 0.06,
     sums: 0.04,
     facts: 0.07,

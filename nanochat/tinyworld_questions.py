@@ -165,6 +165,15 @@ def plainly(event: Event) -> str:
     return f"{event.who} {deed}"
 
 
+def compared(one: str, two: str) -> str:
+    """Two words side by side and a verdict: a small model compares neighbours most easily.
+
+    >>> compared("park", "park"), compared("park", "barn")
+    ('park and park: same', 'park and barn: different')
+    """
+    return f"{one} and {two}: {'same' if one == two else 'different'}"
+
+
 def ask_is_in(rng: Random, story: Story, rare: bool) -> Question | None:
     """`rare` (half of all) is a no; the wrong place is one of the story's."""
     who = pick(rng, story.cast.people)
@@ -172,7 +181,7 @@ def ask_is_in(rng: Random, story: Story, rare: bool) -> Question | None:
     place = pick(rng, [p for p in story.cast.places if p != at]) if rare else at
     verdict = "no" if rare else "yes"
     ask = wording(rng, "is_in", who=who, place=place)
-    answer = f"{who} is in the {at}, so {verdict}."
+    answer = f"{who} is in the {at}. {compared(at, place)}, so {verdict}."
     return Question("yes_no", ask, answer, "yes_no", verdict, ("yes", "no"))
 
 
@@ -184,7 +193,7 @@ def ask_does_have(rng: Random, story: Story, rare: bool) -> Question | None:
     who = pick(rng, [p for p in story.cast.people if p != holder]) if rare else holder
     verdict = "no" if rare else "yes"
     ask = wording(rng, "does_have", who=who, thing=thing)
-    answer = f"{holder} has the {thing}, so {verdict}."
+    answer = f"{holder} has the {thing}. {compared(holder, who)}, so {verdict}."
     return Question("yes_no", ask, answer, "yes_no", verdict, ("yes", "no"))
 
 

@@ -34,15 +34,15 @@ class WorldSettings:
     """Words that are spelled and whose letters are counted."""
     min_events: int = 0
     """Events in the easiest story."""
-    max_events: int = 8
+    max_events: int = 6
     """Events in the hardest story."""
     min_people: int = 2
     """People in the easiest story."""
-    max_people: int = 4
+    max_people: int = 3
     """People in the hardest story."""
     max_places: int = 4
     """Places in the hardest story."""
-    max_objects: int = 3
+    max_objects: int = 2
     """Objects in the hardest story."""
     decor: float = 0.10
     """Share of decoration sentences between the events of a dialogue's story."""
@@ -70,7 +70,7 @@ class WorldSettings:
     """Questions about one story, at most."""
     max_dialogue_words: int = 170
     """A dialogue asks no more once it is this long; about 1.3 tokens a word."""
-    story_share: float = 0.66
+    story_share: float = 0.70
     """Share of the dialogues that are about a story; the others practise skills and chat."""
 
 

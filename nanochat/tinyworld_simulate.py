@@ -137,7 +137,7 @@ def draw_cast(rng: Random, settings: WorldSettings, difficulty: float, exam: boo
         return min(high, low + int((high - low) * difficulty + rng.random()))
 
     lexicon = words()
-    # Easy stories have few events, not few people: with nobody to confuse there is nothing to learn.
+    # Easy stories have few events, not few people: with nobody to confuse nothing is learned.
     n_people = size(settings.min_people, settings.max_people)
     apart = rng.random() > difficulty
     n_places = n_people + 1 if apart else size(3, settings.max_places)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 from random import Random
 
-from nanochat.tinyworld_questions import Question
+from nanochat.tinyworld_questions import Question, compared
 from nanochat.tinyworld_settings import (
     WorldSettings,
     a,
@@ -174,6 +174,29 @@ def tell(rng: Random, settings: WorldSettings, exam: bool) -> Question:
             return Question("chat", ask, answer, "tale", f"{who} {thing}")
 
 
+def pair_of_words(rng: Random, settings: WorldSettings) -> tuple[str, str]:
+    """Two names, places or objects; the same one twice half of the time."""
+    w = words()
+    group = pick(
+        rng,
+        (
+            people_names(settings),
+            w["places"][: settings.places],
+            w["objects"][: settings.objects],
+        ),
+    )
+    one = pick(rng, group)
+    return one, one if rng.random() < 0.5 else pick(rng, group)
+
+
+def compare(rng: Random, settings: WorldSettings, exam: bool) -> Question:
+    """Practice for yes and no; no exam asks it. 'Compare lamp and lamp, park and barn.'"""
+    pairs = [pair_of_words(rng, settings) for _ in range(5)]
+    ask = "Compare " + ", ".join(f"{one} and {two}" for one, two in pairs) + "."
+    answer = " ".join(f"{compared(one, two)}." for one, two in pairs)
+    return Question("compare", ask, answer, "phrase", answer)
+
+
 Skill = Callable[[Random, WorldSettings, bool], Question]
 
 # name -> (asker, how often it is drawn)
@@ -185,6 +208,7 @@ SKILLS: dict[str, tuple[Skill, float]] = {
     "refusal": (said("refusal"), 0.8),
     "chat": (said("chat"), 1.0),
     "tell": (tell, 0.7),
+    "compare": (compare, 3.0),
 }
 
 

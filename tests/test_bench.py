@@ -1,0 +1,47 @@
+"""The bench measures real steps and prints one JSON object; how fast is no business of a test."""
+
+import json
+
+import pytest
+
+from nanochat.bench import TrainBenchSettings, bench_train
+from nanochat.errors import UserError
+from scripts import bench
+
+TINY = [
+    "--depth",
+    "1",
+    "--aspect-ratio",
+    "32",
+    "--head-size",
+    "16",
+    "--vocab",
+    "64",
+    "--context",
+    "16",
+    "--rows",
+    "1",
+]
+ROUNDS = ["--rounds", "1", "--steps", "1", "--threads", "1"]
+
+
+def test_the_training_bench_prints_one_json_object_as_its_last_line(capsys):
+    assert bench.main(["train", *TINY, *ROUNDS, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for name in ("tokens_per_s", "gemm_gflops_fp32", "gemm_share", "peak_mb"):
+        assert result[name] > 0
+    assert result["gemm_share"] == pytest.approx(
+        result["tokens_per_s"] / result["gemm_gflops_fp32"], abs=0.01
+    )
+
+
+def test_the_parts_of_a_step_make_up_the_whole(monkeypatch):
+    settings = TrainBenchSettings(1, 32, 16, 64, 16, 1, steps=2, rounds=1, threads=1)
+    result = bench_train(settings)
+    parts = result["step_ms"]
+    assert isinstance(parts, dict) and set(parts) == {"forward", "backward", "optimizer"}
+
+
+def test_an_unknown_bench_is_named_with_the_ones_there_are():
+    with pytest.raises(UserError, match="train"):
+        bench.main(["nothing"])
