@@ -18,7 +18,7 @@ class Schedule:
     final_lr_share: float = 0.05  # down to this share
     momentum_start: float = 0.85  # Muon's momentum begins here,
     momentum_peak: float = 0.97  # arrives here after
-    momentum_warmup_steps: int = 400
+    momentum_warmup_steps: int = 400  # at most half of the run
     momentum_end: float = 0.90  # and ends here, falling with the learning rate
 
     # @learn:optimization.learning_rate_schedule
@@ -34,7 +34,8 @@ class Schedule:
 
     def momentum(self, step: int) -> float:
         """Muon's momentum at `step`."""
-        rising = min(1.0, step / max(1, self.momentum_warmup_steps))
+        warmup = min(self.momentum_warmup_steps, self.steps // 2)
+        rising = min(1.0, step / max(1, warmup))
         peak = self.momentum_start + rising * (self.momentum_peak - self.momentum_start)
         return peak + self._warmdown(step) * (self.momentum_end - peak)
 

@@ -128,6 +128,19 @@ def overheard(rng: Random, settings: WorldSettings, difficulty: float) -> str:
     return "\n".join(lines)
 
 
+def roll_call(rng: Random, settings: WorldSettings, difficulty: float) -> str:
+    """Where everybody is, then the same again in another order: nothing but looking up."""
+    tale = story(rng, settings, 0.0, decor=0.0)
+    world, people = tale.world, list(tale.cast.people)
+    facts = [f"{who} is in the {world.person_at[who]}." for who in people]
+    facts += [f"The {thing} is in the {place}." for thing, place in world.lies.items()]
+    facts += [f"{who} has the {thing}." for thing, who in world.held.items()]
+    facts += [f"{who} feels {thing}." for who, thing in world.feeling.items()]
+    rng.shuffle(facts)
+    again = [*facts, *rng.sample(facts, len(facts) - 1)]
+    return f"{tale.text}\nOnce more: {' '.join(again)}"
+
+
 def comparisons(rng: Random, settings: WorldSettings, difficulty: float) -> str:
     """Pairs of words, the same or different: the one step that a yes or no needs."""
     return " ".join(f"{compared(*pair_of_words(rng, settings))}." for _ in range(12))
@@ -135,9 +148,10 @@ def comparisons(rng: Random, settings: WorldSettings, difficulty: float) -> str:
 
 Writer = Callable[[Random, WorldSettings, float], str]
 WRITERS: dict[Writer, float] = {
-    plain_story: 0.20,
-    quizzed_story: 0.45,
-    comparisons: 0.12,
+    roll_call: 0.40,
+    plain_story: 0.12,
+    quizzed_story: 0.25,
+    comparisons: 0.06,
     spelling_lesson: 0.06,
     sums: 0.04,
     facts: 0.07,

@@ -36,8 +36,8 @@ class WorldSettings:
     """Events in the easiest story."""
     max_events: int = 6
     """Events in the hardest story."""
-    min_people: int = 2
-    """People in the easiest story."""
+    crowd: int = 5
+    """People in the easiest stories, at most: everybody in a place of their own."""
     max_people: int = 3
     """People in the hardest story."""
     max_places: int = 4

@@ -138,8 +138,10 @@ def draw_cast(rng: Random, settings: WorldSettings, difficulty: float, exam: boo
 
     lexicon = words()
     # Easy stories have few events, not few people: with nobody to confuse nothing is learned.
-    n_people = size(settings.min_people, settings.max_people)
     apart = rng.random() > difficulty
+    n_people = size(2, settings.max_people)
+    if apart:
+        n_people = 3 + int(rng.random() * (settings.crowd - 2))
     n_places = n_people + 1 if apart else size(3, settings.max_places)
     n_objects = size(int(rng.random() < 0.7), settings.max_objects)
     thing = ""

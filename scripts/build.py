@@ -19,6 +19,18 @@ from nanochat.stages import Stage, build, duration, plan, read_ledger, write_ent
 
 TAG = "laptop"  # the build overwrites runs of this name only, never one made by hand
 
+# What a laptop learns in minutes: four layers, 128 channels, steps of 2,048 tokens.
+BASE = (
+    *("--depth", "4", "--aspect-ratio", "32", "--head-size", "32"),
+    *("--context", "256", "--max-context", "512", "--rows", "8", "--batch-tokens", "2048"),
+    *("--steps", "450", "--buffer", "64", "--eval-every", "150"),
+    *("--warmdown-share", "0.4", "--final-lr-share", "0.1", "--optimizer.lr-scale", "0.3"),
+)
+SFT = (
+    *("--steps", "3200", "--rows", "8", "--context", "256", "--eval-every", "800"),
+    *("--warmup-steps", "40", "--optimizer.lr-scale", "0.3"),
+)
+
 TABLE = (
     Stage(
         name="tinyworld-make",
