@@ -10,21 +10,21 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from nanochat.tinyworld_questions import ASK, Question, ask, ask_absent, compared
+from nanochat.tinyworld_questions import ASK, Question, ask, ask_absent
 from nanochat.tinyworld_settings import WorldSettings, a, pick, pick_common, stream, words
-from nanochat.tinyworld_skills import SKILLS, pair_of_words, skill, spelled, spelling_list
+from nanochat.tinyworld_skills import SKILLS, pairs_compared, skill, spelled, spelling_list
 from nanochat.tinyworld_stories import Story, story
 
 # kind -> how often a dialogue asks it; "refusal" asks for what the story does not say
 TURN_WEIGHTS: dict[str, float] = {
-    "where_person": 1.4,
+    "where_person": 1.0,
     "where_object": 1.0,
-    "two_hop": 1.2,
-    "who_has": 1.1,
+    "two_hop": 1.0,
+    "who_has": 1.4,
     "how_many": 2.2,
-    "first": 1.1,
+    "first": 1.4,
     "yes_no": 2.0,
-    "feeling": 1.4,
+    "feeling": 2.0,
     "refusal": 1.2,
 }
 TURN_KINDS, TURN_SHARES = tuple(TURN_WEIGHTS), tuple(TURN_WEIGHTS.values())
@@ -143,15 +143,15 @@ def roll_call(rng: Random, settings: WorldSettings, difficulty: float) -> str:
 
 def comparisons(rng: Random, settings: WorldSettings, difficulty: float) -> str:
     """Pairs of words, the same or different: the one step that a yes or no needs."""
-    return " ".join(f"{compared(*pair_of_words(rng, settings))}." for _ in range(12))
+    return pairs_compared(rng, settings, 18)
 
 
 Writer = Callable[[Random, WorldSettings, float], str]
 WRITERS: dict[Writer, float] = {
-    roll_call: 0.40,
-    plain_story: 0.12,
-    quizzed_story: 0.25,
-    comparisons: 0.06,
+    roll_call: 0.34,
+    plain_story: 0.10,
+    quizzed_story: 0.18,
+    comparisons: 0.21,
     spelling_lesson: 0.06,
     sums: 0.04,
     facts: 0.07,
@@ -222,6 +222,8 @@ def turns(settings: WorldSettings, index: int, total: int, split: str) -> list[Q
     difficulty = difficulty_at(rng, settings, index, total)
     if rng.random() < settings.story_share:
         return story_turns(rng, settings, difficulty)
+    if difficulty == 0 and rng.random() < 0.6:  # a yes or no needs it, so it comes first
+        return [skill(rng, settings, "compare")]
     return skill_turns(rng, settings)
 
 

@@ -173,7 +173,7 @@ def introduce(rng: Random, cast: Cast, world: World) -> None:
     if rng.random() < 0.25:
         world.apply(Event("weather", thing=pick(rng, words()["weather"])))
     for who in cast.people:
-        if rng.random() < (0.5 if cast.apart else 0.2):
+        if rng.random() < (0.7 if cast.apart else 0.3):
             world.apply(Event("feel", who, thing=pick(rng, words()["feelings"])))
 
 

@@ -189,11 +189,14 @@ def pair_of_words(rng: Random, settings: WorldSettings) -> tuple[str, str]:
     return one, one if rng.random() < 0.5 else pick(rng, group)
 
 
+def pairs_compared(rng: Random, settings: WorldSettings, count: int) -> str:
+    return " ".join(f"{compared(*pair_of_words(rng, settings))}." for _ in range(count))
+
+
 def compare(rng: Random, settings: WorldSettings, exam: bool) -> Question:
-    """Practice for yes and no; no exam asks it. 'Compare lamp and lamp, park and barn.'"""
-    pairs = [pair_of_words(rng, settings) for _ in range(5)]
-    ask = "Compare " + ", ".join(f"{one} and {two}" for one, two in pairs) + "."
-    answer = " ".join(f"{compared(one, two)}." for one, two in pairs)
+    """Practice for the one step that a yes or no needs; no exam asks it."""
+    ask = pick(rng, ("Compare some words.", "Show me how you compare words.", "Compare words."))
+    answer = pairs_compared(rng, settings, 12)
     return Question("compare", ask, answer, "phrase", answer)
 
 
@@ -208,7 +211,7 @@ SKILLS: dict[str, tuple[Skill, float]] = {
     "refusal": (said("refusal"), 0.8),
     "chat": (said("chat"), 1.0),
     "tell": (tell, 0.7),
-    "compare": (compare, 3.0),
+    "compare": (compare, 1.0),
 }
 
 
