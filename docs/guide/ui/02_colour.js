@@ -48,10 +48,30 @@ function rampColour(value, limit) {
   return `rgb(${rampRgb(value, limit).join(" ")})`;
 }
 
-/** Black or white, whichever can be read on that colour. */
+/** How bright [r, g, b] looks, from 0 to 1 (WCAG's relative luminance). */
+function brightness(rgb) {
+  const [r, g, b] = rgb.map((c) => {
+    const share = c / 255;
+    return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+
+/** Black or white, whichever reads better on that colour: one of them is always above 4.5 : 1. */
+function inkFor(rgb) {
+  return (brightness(rgb) + 0.05) ** 2 > 1.05 * 0.05 ? "#000000" : "#ffffff";
+}
+
 function inkOn(value, limit) {
-  const [r, g, b] = rampRgb(value, limit).map((c) => (c / 255) ** 2.2);
-  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.22 ? "#101418" : "#ffffff";
+  return inkFor(rampRgb(value, limit));
+}
+
+/** [r, g, b] of a named colour, mixed with another: share 1 is all `name`. */
+function mixedRgb(name, other, share) {
+  const channels = (colour) =>
+    [1, 3, 5].map((i) => parseInt(cssColour(colour).slice(i, i + 2), 16));
+  const [a, b] = [channels(name), channels(other)];
+  return a.map((c, i) => Math.round(b[i] + (c - b[i]) * share));
 }
 
 /** The size at which colour is full: the largest number present. */

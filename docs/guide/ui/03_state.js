@@ -5,17 +5,17 @@
    Read: DEFAULTS -> read -> state. */
 "use strict";
 
-/** Each value with the check that a hand-written address must pass. */
+/** Each value with the check that a hand-written address must pass. `parts`: steps in a whole. */
 const oneOf =
   (...allowed) =>
   (text) =>
     allowed.includes(text) ? text : null;
 const number =
-  (low, high, step = 1) =>
+  (low, high, parts = 1) =>
   (text) => {
     const n = Number(text);
     if (text === "" || !Number.isFinite(n)) return null;
-    return Math.min(high, Math.max(low, Math.round(n / step) * step));
+    return Math.min(high, Math.max(low, Math.round(n * parts) / parts));
   };
 const text = (most) => (t) => t.slice(0, most);
 
@@ -25,15 +25,15 @@ const DEFAULTS = {
   op: [0, number(0, 40)],
   head: [0, number(0, 3)],
   key: [0, number(0, 15)],
-  sharp: [1, number(0, 8, 0.05)],
+  sharp: [1, number(0, 8, 20)],
   off: ["", (t) => [...new Set(t.match(/[0-3]/g) || [])].sort().join("")],
   graph: ["multiplication", oneOf("addition", "multiplication", "softmax", "relu", "twice", "own")],
   expr: ["(a * b + c).relu() * a", text(80)],
-  a: [2, number(-3, 3, 0.1)],
-  b: [-1.5, number(-3, 3, 0.1)],
-  c: [1, number(-3, 3, 0.1)],
+  a: [2, number(-3, 3, 10)],
+  b: [-1.5, number(-3, 3, 10)],
+  c: [1, number(-3, 3, 10)],
   back: [0, number(0, 99)],
-  temp: [0.5, number(0.1, 2, 0.1)],
+  temp: [0.5, number(0.1, 2, 10)],
   draw: [1, number(1, 9999)],
   seen: [-1, number(-1, 16)],
   model: ["trained", oneOf("born", "trained", "mine")],
@@ -92,7 +92,7 @@ const state = {
     const [section, query = ""] = location.hash.slice(1).split("?");
     this.section = section;
     for (const [key, raw] of new URLSearchParams(query)) {
-      const value = key in DEFAULTS ? DEFAULTS[key][1](raw) : null;
+      const value = Object.hasOwn(DEFAULTS, key) ? DEFAULTS[key][1](raw) : null;
       if (value !== null) this.values[key] = value;
     }
   },

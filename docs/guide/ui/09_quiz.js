@@ -10,7 +10,10 @@ const quiz = {
 
   load() {
     try {
-      this.done = JSON.parse(localStorage.getItem(this.storageKey)) || {};
+      const kept = JSON.parse(localStorage.getItem(this.storageKey));
+      for (const id of Object.keys(QUESTIONS)) {
+        if (typeof kept?.[id] === "boolean") this.done[id] = kept[id];
+      }
     } catch {
       /* none */
     }

@@ -142,7 +142,7 @@ class ExpressionParser {
       this.expect(")");
       return inside;
     }
-    if (piece !== undefined && piece in this.inputs) return this.inputs[piece];
+    if (Object.hasOwn(this.inputs, piece ?? "")) return this.inputs[piece];
     if (/^[\d.]+$/.test(piece ?? "")) return new Value(Number(piece));
     if (/^[A-Za-z_]+$/.test(piece ?? "")) {
       const name = piece;

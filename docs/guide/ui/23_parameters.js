@@ -241,7 +241,26 @@ function openZoom(name) {
     ),
     twin,
   );
-  $("#zoom").showModal();
+  showZoom();
+}
+
+/** Not modal: making 5,000 elements inert would take longer than drawing the picture. */
+function showZoom() {
+  const zoom = $("#zoom");
+  const opener = document.activeElement;
+  const leave = (event) => {
+    const outside = event.type === "pointerdown" && !zoom.contains(event.target);
+    if (outside || event.key === "Escape") zoom.close();
+  };
+  if (!zoom.open) zoom.show();
+  $(".zoom-close").focus();
+  document.addEventListener("pointerdown", leave);
+  document.addEventListener("keydown", leave);
+  zoom.onclose = () => {
+    document.removeEventListener("pointerdown", leave);
+    document.removeEventListener("keydown", leave);
+    opener.focus({ preventScroll: true });
+  };
 }
 
 /** Cosine of the angle between two letters' embeddings: 1 same direction, 0 unrelated. */

@@ -57,8 +57,10 @@ class HeadMap {
   /** New numbers: colours and labels. The choice alone is cheaper, see mark(). */
   show(x, names) {
     if (this.T !== x.T) this.build(x.T);
-    if (this.trace === x) return;
+    if (this.trace === x && this.theme === themeName()) return;
     this.trace = x;
+    this.theme = themeName();
+    this.shades = Array.from({ length: 101 }, (_, i) => mixedRgb("attn", "raised", i / 100));
     names.forEach((n, i) => {
       this.labels[i].textContent = n === "BOS" ? "■" : n;
       this.columns[i].textContent = n === "BOS" ? "■" : n;
@@ -82,9 +84,11 @@ class HeadMap {
       cell.setAttribute("aria-label", `${label}: not visible`);
       return;
     }
-    cell.style.setProperty("--share", weight.toFixed(3));
+    const rgb = this.shades[Math.round(weight * 100)];
+    cell.className = "head-cell";
+    cell.style.background = `rgb(${rgb.join(" ")})`;
+    cell.style.color = inkFor(rgb);
     cell.textContent = withText ? Math.round(weight * 100) : "";
-    cell.style.color = weight > 0.45 ? "var(--ground)" : "var(--ink)";
     cell.setAttribute("aria-label", `${label}: ${percent(weight)}`);
   }
 
