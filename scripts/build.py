@@ -57,7 +57,7 @@ TABLE = (
     Stage(
         name="base-train",
         about="training the model to continue the stories",
-        command=("-m", "scripts", "base-train", "--tag", TAG),
+        command=("-m", "scripts", "base-train", "--tag", TAG, *BASE),
         outputs=(f"checkpoints/base/{TAG}/step_*", "report/base.json"),
         needs=("tinyworld-make", "tok-train"),
         fresh=("--overwrite",),
@@ -66,7 +66,7 @@ TABLE = (
     Stage(
         name="chat-sft",
         about="teaching it to answer in a conversation",
-        command=("-m", "scripts", "chat-sft", "--base-tag", TAG, "--tag", TAG),
+        command=("-m", "scripts", "chat-sft", "--base-tag", TAG, "--tag", TAG, *SFT),
         outputs=(f"checkpoints/sft/{TAG}/step_*", "report/sft.json"),
         needs=("base-train",),
         fresh=("--overwrite",),
