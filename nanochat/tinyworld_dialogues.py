@@ -21,7 +21,7 @@ TURN_WEIGHTS: dict[str, float] = {
     "where_object": 1.0,
     "two_hop": 1.0,
     "who_has": 1.4,
-    "how_many": 2.2,
+    "how_many": 2.8,
     "first": 1.4,
     "yes_no": 2.0,
     "feeling": 2.0,

@@ -58,7 +58,7 @@ class WorldSettings:
     """Pretraining documents."""
     val_documents: int = 1_000
     """Held-out documents for bits per byte."""
-    conversations: int = 40_000
+    conversations: int = 48_000
     """Dialogues for supervised fine-tuning."""
     val_conversations: int = 1_000
     """Held-out dialogues."""

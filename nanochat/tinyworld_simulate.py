@@ -26,6 +26,7 @@ ACTIONS = {
     "want": 0.6,
 }
 NAMES, WEIGHTS = tuple(ACTIONS), tuple(ACTIONS.values())
+MAX_CHANGES = 1  # how often anybody's number changes: a sum has one step
 MAX_COUNT = 12  # sums about counted things stay small enough to know by heart
 
 
@@ -213,11 +214,11 @@ def _propose_object(rng: Random, kind: str, cast: Cast, world: World) -> Event |
 
 
 def _propose_count(rng: Random, kind: str, world: World) -> Event | None:
-    """Gain, lose or share; at most two changes for each person, so that sums stay short."""
+    """Gain, lose or share; at most MAX_CHANGES for each person, so that sums stay short."""
     if not world.count:
         return None
     (who, thing), number = pick(rng, list(world.count.items()))
-    if changes(world, who, thing) >= 2:
+    if changes(world, who, thing) >= MAX_CHANGES:
         return None
     if kind == "gain":
         more = 1 + int(rng.random() * 4)
@@ -230,7 +231,7 @@ def _propose_count(rng: Random, kind: str, world: World) -> Event | None:
     if kind == "lose":
         return Event("lose", who, thing=thing, number=less, how=pick(rng, frames()["lose_verbs"]))
     for (other, _), theirs in world.count.items():
-        fits = theirs + less <= MAX_COUNT and changes(world, other, thing) < 2
+        fits = theirs + less <= MAX_COUNT and changes(world, other, thing) < MAX_CHANGES
         if fits and world.together(who, other):
             return Event("share", who, thing=thing, number=less, other=other)
     return None
@@ -280,6 +281,10 @@ def simulate(rng: Random, cast: Cast) -> World:
     """Introduce the cast and let `cast.events` things happen."""
     world = World()
     introduce(rng, cast, world)
+    if cast.apart and rng.random() < 0.6:  # an easy story has something to count, too
+        kind = pick(rng, ("gain", "lose"))
+        if change := _propose_count(rng, kind, world):
+            world.apply(change)
     for _ in range(cast.events):
         world.apply(next_event(rng, cast, world))
     return world
