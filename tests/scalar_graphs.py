@@ -1,11 +1,24 @@
-"""Random graphs of scalars for the scalar lab's tests, the same for Values, Nodes and tensors.
+"""What the scalar lab's tests share: one compiled C library, and random graphs of scalars.
 
-Called with leaves of any kind that has + - * / ** exp log relu tanh. Every graph depends on the
-random generator alone, so two kinds of leaves with generators in the same state give one graph.
+Graphs are made of leaves of any kind that has + - * / ** exp log relu tanh: Values, Nodes, tensors.
+A graph depends on the random generator alone, so generators in the same state give the same graph.
 """
 
+import atexit
+import functools
 import random
+import shutil
+import tempfile
+from pathlib import Path
 from typing import Any
+
+
+@functools.cache
+def library_folder() -> Path:
+    """A folder for the C library, so that one test session compiles it once."""
+    folder = Path(tempfile.mkdtemp(prefix="scalar-library-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def random_graph(rng: random.Random, leaves: list[Any], size: int = 0, picks: Any = None) -> Any:

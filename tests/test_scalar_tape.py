@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scalar_graphs import random_graph
+from scalar_graphs import library_folder, random_graph
 
 from nanochat.scalar import tape_c
 from nanochat.scalar.errors import ScalarError
@@ -26,9 +26,9 @@ from nanochat.scalar.value import Value
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("library")
+@pytest.fixture
+def cache() -> Path:
+    return library_folder()
 
 
 @pytest.mark.parametrize("backend", ["c", "numpy"])

@@ -10,6 +10,7 @@ Read: Engine -> ObjectEngine -> TapeEngine -> make_engine. P parameters, V vocab
 """
 
 import ctypes
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -63,7 +64,10 @@ class ObjectEngine:
     ) -> float:
         for value, number in zip(self._values, gradient.tolist(), strict=True):
             value.grad = number
-        loss = self._loss(parameters, document)
+        try:
+            loss = self._loss(parameters, document)
+        except (ArithmeticError, ValueError):  # Python raises where libm gives inf or nan
+            return math.nan
         loss.backward(seed)
         gradient[:] = [value.grad for value in self._values]
         return loss.data

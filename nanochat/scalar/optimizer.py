@@ -77,7 +77,8 @@ def adam_in_python(
     columns = (a.tolist() for a in (parameters, gradient, mean, square))
     for i, (p, g, m, s) in enumerate(zip(*columns, strict=True)):
         mean[i] = m = k["beta1"] * m + k["rest1"] * g
-        square[i] = s = k["beta2"] * s + k["rest2"] * g**2
+        g_squared = g**2 if abs(g) < 1e150 else g * g  # Python's ** raises where libm gives inf
+        square[i] = s = k["beta2"] * s + k["rest2"] * g_squared
         step = k["rate"] * (m / k["share1"]) / ((s / k["share2"]) ** 0.5 + k["epsilon"])
         parameters[i] = k["keep"] * p - step
 

@@ -110,12 +110,13 @@ class Run:
         s, batch = self.settings, self.settings.batch
         self.gradient[:] = 0.0
         loss = 0.0
-        for _ in range(batch):
-            document = self._next_document()
-            loss += self.engine.gradient(self.parameters, document, self.gradient, 1 / batch)
-        loss = check_loss(loss / batch, len(self.losses))
         rate = rate_at(s.schedule or "constant", s.rate or 0.0, len(self.losses), self.steps)
-        self.optimizer.step(self.parameters, self.gradient, rate)
+        with np.errstate(all="ignore"):  # check_loss says it better than numpy's warnings
+            for _ in range(batch):
+                document = self._next_document()
+                loss += self.engine.gradient(self.parameters, document, self.gradient, 1 / batch)
+            loss = check_loss(loss / batch, len(self.losses))
+            self.optimizer.step(self.parameters, self.gradient, rate)
         self.losses.append(loss)
         return loss
 
