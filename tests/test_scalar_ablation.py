@@ -22,7 +22,7 @@ from nanochat.scalar.settings import AblateSettings, ModelSettings
 FILES = ("results.csv", "results.jsonl", "results.json", "report.md", "effects.svg")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cache() -> Path:
     return library_folder()
 

@@ -29,7 +29,7 @@ ENGINES = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cache() -> Path:
     return library_folder()
 

@@ -26,7 +26,7 @@ from nanochat.scalar.value import Value
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cache() -> Path:
     return library_folder()
 

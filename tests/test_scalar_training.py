@@ -34,7 +34,7 @@ TEXT = "anna bea cara dana eva fina gina hana ida jana kaja lea mia nina ola pia
 NAMES = TEXT.split()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cache() -> Path:
     return library_folder()
 
