@@ -19,6 +19,7 @@ from nanochat.report import Record, Report, read_report, summary
 from nanochat.stages import duration
 
 Row = tuple[str, ...]
+KINDS_A_CHART = 8  # more names than that don't fit under the bars
 
 WORDS = {
     "bits per byte": "How many bits the model needs, on average, to write down the next byte of a "
@@ -70,7 +71,8 @@ def exam_rows(exam: Record) -> list[Row]:
 
 def by_accuracy(exam: Record) -> list[tuple[str, Record]]:
     """The kinds of question with their figures, the weakest first: that is where to look."""
-    return sorted(exam["kinds"].items(), key=lambda item: item[1]["accuracy"])
+    named = [(name.replace("_", " "), kind) for name, kind in exam["kinds"].items()]
+    return sorted(named, key=lambda item: item[1]["accuracy"])
 
 
 def share(value: object) -> str:
@@ -148,35 +150,46 @@ def markdown_card(report: Report) -> str:
 def learning_curve(report: Report) -> str:
     """Bits per byte on unseen text against tokens read, as SVG; empty when nothing was measured."""
     lines: dict[str, list[tuple[float, float]]] = {}
+    read = 0.0  # tokens before this stage: the second stage goes on where the first ended
     for name, found in (("pretraining", report.base), ("fine-tuning", report.sft)):
         points = [
-            (float(tokens), float(val_bpb))
+            (read + float(tokens), float(val_bpb))
             for _step, _train_loss, val_bpb, tokens in (found or {}).get("curve", [])
             if val_bpb is not None
         ]
         if points:
             lines[name] = points
+            read = points[-1][0]
     if not lines:
         return ""
     return line_chart_svg("How it learned", lines, "tokens read", "bits per byte, unseen text")
 
 
-def exam_chart(report: Report) -> str:
-    """Right answers beside the majority baseline, in percent, for each kind, as SVG."""
-    if not report.exam:
-        return ""
-    bars: dict[str, dict[str, float]] = {}
-    for name, kind in by_accuracy(report.exam):
-        bars[name] = {"this model": 100 * kind["accuracy"]}
-        if isinstance(kind.get("majority"), int | float):
-            bars[name]["majority"] = 100 * kind["majority"]
-    return bar_chart_svg("What it can answer", bars, "kind of question", "percent right")
+def exam_charts(exam: Record) -> list[str]:
+    """Right answers beside the majority baseline, in percent, the weakest kinds first, as SVGs."""
+    kinds = by_accuracy(exam)
+    charts = max(1, -(-len(kinds) // KINDS_A_CHART))
+    size = -(-len(kinds) // charts)  # about as many kinds in each: 14 are 7 and 7, not 8 and 6
+    drawn = []
+    for start in range(0, len(kinds), size):
+        bars: dict[str, dict[str, float]] = {}
+        for name, kind in kinds[start : start + size]:
+            bars[name] = {"this model": round(100 * kind["accuracy"], 1)}
+            if isinstance(kind.get("majority"), int | float):
+                bars[name]["majority"] = round(100 * kind["majority"], 1)
+        part = f", {start // size + 1} of {charts}" if charts > 1 else ""
+        title = f"What it can answer{part}"
+        drawn.append(bar_chart_svg(title, bars, "kind of question", "percent right"))
+    return drawn
 
 
 def pictures(report: Report) -> dict[str, str]:
     """File name -> SVG, for every picture that has something to show."""
-    drawn = {"learning.svg": learning_curve(report), "exam.svg": exam_chart(report)}
-    return {name: svg for name, svg in drawn.items() if svg}
+    curve = learning_curve(report)
+    drawn = {"learning.svg": curve} if curve else {}
+    for number, svg in enumerate(exam_charts(report.exam) if report.exam else [], 1):
+        drawn[f"exam-{number}.svg"] = svg
+    return drawn
 
 
 PAGE_STYLE = """

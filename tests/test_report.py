@@ -132,6 +132,13 @@ def test_the_learning_curve_draws_one_point_for_each_evaluation(measured):
     assert svg.count("<circle") == 10 + 1  # ten evaluations, and the mark in the legend
 
 
+def test_many_kinds_are_spread_evenly_over_charts_weakest_first(measured):
+    kinds = {f"kind_{n}": {"accuracy": n / 20, "majority": 0.0} for n in reversed(range(14))}
+    charts = report_card.exam_charts({"overall": 0.5, "kinds": kinds})
+    assert [chart.count("this model:") for chart in charts] == [7, 7]
+    assert "kind 0" in charts[0] and "kind 13" in charts[1]
+
+
 @pytest.mark.browser
 def test_the_page_fits_a_phone_and_follows_light_and_dark(measured, chromium):
     _, page_file = report_card.publish_card()
