@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from nanochat.atomic import sync_folder, write_durably
 from nanochat.errors import UserError
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.paths import ROOT, checkpoints_dir, tokenizer_dir
@@ -80,12 +81,12 @@ def save_checkpoint(
     files["manifest.json"] = json.dumps(digests, indent=1).encode()
     try:
         for name, data in files.items():
-            _write_durably(draft / name, data)
-        _sync_folder(draft)
+            write_durably(draft / name, data)
+        sync_folder(draft)
         _swap_in(draft, final)
     finally:
         shutil.rmtree(draft, ignore_errors=True)  # a full disk leaves the old checkpoints alone
-    _sync_folder(folder)
+    sync_folder(folder)
     for old in list_checkpoints(folder)[:-keep]:
         _discard(old)
     return final
@@ -97,22 +98,6 @@ def _discard(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
     path.rename(doomed)
     shutil.rmtree(doomed)
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _swap_in(draft: Path, final: Path) -> None:

@@ -28,6 +28,9 @@ def run(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print(f"nanochat: {error}", file=sys.stderr)
         code = 2
+    except BrokenPipeError:  # `nanochat ... | head` has read enough
+        sys.stderr.close()
+        code = 1
     except OSError as error:
         print(f"nanochat: {explain_os_error(error)}", file=sys.stderr)
         code = 1

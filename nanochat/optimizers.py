@@ -21,9 +21,9 @@ class OptimizerSettings:
     """Learning rates before the schedule; the AdamW ones are scaled by (C / 768)^-0.5."""
 
     matrix_lr: float = 0.02  # Muon
-    embedding_lr: float = 0.3
-    head_lr: float = 0.008
-    scalar_lr: float = 0.5
+    embedding_lr: float = 0.3  # token tables; value tables take half
+    head_lr: float = 0.008  # the matrix that turns channels into scores
+    scalar_lr: float = 0.5  # the mixing numbers of the residual stream
     weight_decay: float = 0.28  # Muon's, at the start of its cosine
     lr_scale: float = 1.0  # a factor on all of them
 

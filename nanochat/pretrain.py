@@ -43,9 +43,9 @@ class PretrainSettings(LoopSettings):
     batch_tokens: int = 0  # tokens an optimizer step; 0: chosen by the dial
     rows: int = 8  # rows in one forward pass
     buffer: int = 1000  # documents to choose from when filling a row
-    warmup_steps: int = 40
+    warmup_steps: int = 40  # steps in which the learning rate rises
     warmdown_share: float = 0.65  # share of the run in which the learning rate falls
-    final_lr_share: float = 0.05
+    final_lr_share: float = 0.05  # down to this share
     eval_tokens: int = 65536  # validation tokens of one evaluation
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 

@@ -41,9 +41,9 @@ class SftSettings(LoopSettings):
     accumulation: int = 1  # forward passes in one optimizer step
     context: int = 256  # tokens in a row
     buffer: int = 64  # conversations to choose from when filling a row
-    warmup_steps: int = 20
-    warmdown_share: float = 0.5
-    final_lr_share: float = 0.0
+    warmup_steps: int = 20  # steps in which the learning rate rises
+    warmdown_share: float = 0.5  # share of the run in which it falls
+    final_lr_share: float = 0.0  # down to this share
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
 

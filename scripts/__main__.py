@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv[0] not in verbs():
         print(f"nanochat: no verb '{argv[0]}'; `nanochat --help` lists them all", file=sys.stderr)
         sys.exit(2)
-    module = importlib.import_module(f"scripts.{argv[0].replace('-', '_')}")
-    run(lambda: module.main(argv[1:]))
+    name = f"scripts.{argv[0].replace('-', '_')}"
+    run(lambda: importlib.import_module(name).main(argv[1:]))  # Ctrl-C may come while it imports
 
 
 if __name__ == "__main__":

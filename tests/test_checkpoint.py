@@ -90,14 +90,14 @@ def test_the_newest_run_is_found_by_default_and_a_step_by_its_number(tmp_path, m
 
 def test_a_full_disk_loses_nothing_and_leaves_no_rubbish(tmp_path, monkeypatch):
     saved(tmp_path, 1)
-    write = checkpoint._write_durably
+    write = checkpoint.write_durably
 
     def full(path: Path, data: bytes) -> None:
         if path.name == "optimizer.safetensors":
             raise OSError(28, "No space left on device", str(path))
         write(path, data)
 
-    monkeypatch.setattr(checkpoint, "_write_durably", full)
+    monkeypatch.setattr(checkpoint, "write_durably", full)
     with pytest.raises(OSError, match="No space left"):
         saved(tmp_path, 2)
     assert [p.name for p in tmp_path.iterdir()] == ["step_000001"]
