@@ -233,11 +233,11 @@ def test_programs_give_their_memory_back(cache):
 
 @pytest.mark.slow
 def test_a_million_rows_are_recorded_planned_and_replayed(cache):
-    from nanochat.scalar.bench import chains
+    from nanochat.scalar.bench import chains, weights_for
 
-    numbers = [0.3 + 0.04 * i for i in range(16)]
+    numbers = weights_for(1_000_000).tolist()
     tape = Tape()
-    program = tape.compile(chains(tape.parameters(16), 1_000_000), "c", cache)
+    program = tape.compile(chains(tape.parameters(len(numbers)), 1_000_000), "c", cache)
     leaves = [Value(x) for x in numbers]
     truth = chains(leaves, 1_000_000)
     truth.backward()

@@ -132,6 +132,19 @@ def test_schedules_worked_out_by_hand():
     assert rate_at("constant", 1.0, 3, 4) == 1.0
 
 
+def test_first_steps_of_the_optimizers_by_hand():
+    gradient = np.array([0.5, -2.0])
+    for kernel in ("python", "numpy"):
+        found = {}
+        for kind in ("sgd", "adam", "adamw"):
+            found[kind] = np.array([1.0, 1.0])
+            Optimizer(kind, 2, 0.8, 0.9, 0.1, kernel).step(found[kind], gradient, 0.01)  # type: ignore[arg-type]
+        assert found["sgd"] == pytest.approx([0.995, 1.02])
+        assert found["adam"] == pytest.approx([0.99, 1.01])  # the first step is the sign
+        assert found["adamw"] == pytest.approx([0.989, 1.009])
+
+
+@pytest.mark.slow  # torch.optim takes seconds to import
 @pytest.mark.parametrize("kernel", ["python", "numpy"])
 @pytest.mark.parametrize(("kind", "decay"), [("sgd", 0.0), ("adam", 0.0), ("adamw", 0.1)])
 def test_optimizers_agree_with_torch(kind, decay, kernel):

@@ -55,7 +55,9 @@ def weights_of(folder: Path) -> bytes:
     return b"".join(a.tobytes() for name, a in arrays.items())
 
 
-@pytest.mark.parametrize("engine", ["object", "tape", "numpy", "torch"])
+@pytest.mark.parametrize(
+    "engine", ["object", "tape", "numpy", pytest.param("torch", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(
     engine, optimizer, data, cache, tmp_path

@@ -127,19 +127,27 @@ def full_run(settings: dict[str, Any], cache: Path | None) -> float:
 
 
 def chains(weights: Sequence[Any], n_nodes: int) -> Any:
-    """A graph of about n_nodes: chains of 100 cells h = relu(h * w + v), added up."""
-    total = weights[0] * weights[1]
+    """A graph of about n_nodes: chains of 100 cells h = relu(h * w + v), added up.
+
+    Like a model, it uses each weight in a few places: give it `weights_for` weights.
+    """
+    total, n = weights[0] * weights[1], len(weights)
     for chain in range(max(1, n_nodes // 301)):
-        h = weights[chain % len(weights)] * 0.5
+        h = weights[chain % n] * 0.5
         for cell in range(100):
-            h = (h * weights[cell % len(weights)] + weights[(cell + chain) % len(weights)]).relu()
+            h = (h * weights[(chain + cell) % n] + weights[(chain + 3 * cell) % n]).relu()
         total = total + h
     return total
 
 
+def weights_for(n_nodes: int) -> np.ndarray:
+    """First weights for a graph of n_nodes: one for about fifteen nodes, as in the mini-GPT."""
+    return 0.3 + 0.6 * np.modf(np.arange(16 + n_nodes // 15) * 0.618)[0]
+
+
 def cost_per_node(n_nodes: int, cache: Path | None, backend: str) -> dict[str, float | None]:
     """Nanoseconds per node: recording, planning, one replay forward and back; Values likewise."""
-    numbers = 0.3 + 0.04 * np.arange(16)
+    numbers = weights_for(n_nodes)
     gradient = np.zeros(len(numbers))
     started = time.perf_counter()
     tape = Tape()

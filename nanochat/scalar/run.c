@@ -18,16 +18,17 @@
 #define POW_IS_CLOSE 0
 #endif
 
-/* Is y the nearest double to y + error, by a margin? `y` positive. A power of two is refused (the
-   doubles below it stand closer), and so are sizes near the ends of the range. */
-static inline int is_clear(double y, double error) {
-    uint64_t bits, exponent;
-    double unit; /* from y to the next double */
-    memcpy(&bits, &y, sizeof bits);
-    exponent = (bits & 0x7ff0000000000000u) - (52ull << 52);
-    memcpy(&unit, &exponent, sizeof unit);
-    return (bits & 0x000fffffffffffffu) && y > 1e-140 && y < 1e140 && error < 0.45 * unit
-           && -error < 0.45 * unit;
+/* Is y the nearest double to y + error / scale, by a margin? `y` positive. A power of two is refused
+   (the doubles below it stand closer), and so are sizes near the ends of the range. */
+static inline int is_clear(double y, double error, double scale) {
+    union {
+        double number;
+        uint64_t bits;
+    } of_y = {y}, unit; /* unit: from y to the next double */
+    unit.bits = (of_y.bits & 0x7ff0000000000000u) - (52ull << 52);
+    double limit = 0.45 * unit.number * scale;
+    return (of_y.bits & 0x000fffffffffffffu) && y > 1e-140 && y < 1e140 && error < limit
+           && -error < limit;
 }
 
 /* x*x - y without rounding (Dekker 1971): x in two halves whose products are exact. */
@@ -36,19 +37,17 @@ static inline double square_error(double x, double y) {
     return ((high * high - y) + 2.0 * high * low) + low * low;
 }
 
-static inline double square(double x) {
-    double y = x * x;
+static inline double square_if_clear(double x, double y, double error) {
     if (x == 0.0) return 0.0;
-    return POW_IS_CLOSE && is_clear(y, square_error(x, y)) ? y : pow(x, 2.0);
+    return POW_IS_CLOSE && is_clear(y, error, 1.0) ? y : pow(x, 2.0);
 }
 
-static inline double root(double x) {
+static inline double root_if_clear(double x, double y, double error) { /* error: x - y*y */
     if (x == 0.0) return 0.0;
-    if (!POW_IS_CLOSE || !(x > 0.0)) return pow(x, 0.5);
-    double y = __builtin_sqrt(x), square_of_y = y * y;
-    double error = ((x - square_of_y) - square_error(y, square_of_y)) / (2.0 * y);
-    return is_clear(y, error) ? y : pow(x, 0.5);
+    return POW_IS_CLOSE && is_clear(y, error, 2.0 * y) ? y : pow(x, 0.5);
 }
+
+static double square(double x) { return square_if_clear(x, x * x, square_error(x, x * x)); }
 
 static double power(double x, double k) { return k == 1.0 ? x : k == 2.0 ? square(x) : pow(x, k); }
 
@@ -176,14 +175,45 @@ typedef struct {
     double rate, beta1, beta2, rest1, rest2, share1, share2, epsilon, keep;
 } Adam;
 
+#define CHUNK 64
+
+/* CHUNK parameters. Every loop is either free of branches, so that a compiler computes several
+   numbers at once, or takes the way of square_if_clear. */
+static void adam_chunk(double *restrict parameter, const double *restrict gradient,
+                       double *restrict mean, double *restrict size, Adam k) {
+    double x[CHUNK], y[CHUNK], error[CHUNK];
+    for (int i = 0; i < CHUNK; i++) {
+        y[i] = gradient[i] * gradient[i];
+        error[i] = square_error(gradient[i], y[i]);
+    }
+    for (int i = 0; i < CHUNK; i++) y[i] = square_if_clear(gradient[i], y[i], error[i]);
+    for (int i = 0; i < CHUNK; i++) {
+        mean[i] = k.beta1 * mean[i] + k.rest1 * gradient[i];
+        size[i] = k.beta2 * size[i] + k.rest2 * y[i];
+        x[i] = size[i] / k.share2;
+        y[i] = __builtin_sqrt(x[i]);
+        double square_of_y = y[i] * y[i];
+        error[i] = (x[i] - square_of_y) - square_error(y[i], square_of_y);
+    }
+    for (int i = 0; i < CHUNK; i++) y[i] = root_if_clear(x[i], y[i], error[i]);
+    for (int i = 0; i < CHUNK; i++) {
+        double step = k.rate * (mean[i] / k.share1) / (y[i] + k.epsilon);
+        parameter[i] = k.keep * parameter[i] - step;
+    }
+}
+
 /* optimizer.py's Adam in the same order of operations. rest: 1 - beta; share: 1 - beta**step;
    keep: what weight decay leaves of a parameter, 1 without decay. */
 void adam_step(int32_t n, double *parameter, const double *gradient, double *mean, double *size,
                const Adam *k) {
-    for (int32_t i = 0; i < n; i++) {
-        mean[i] = k->beta1 * mean[i] + k->rest1 * gradient[i];
-        size[i] = k->beta2 * size[i] + k->rest2 * square(gradient[i]);
-        double step = k->rate * (mean[i] / k->share1) / (root(size[i] / k->share2) + k->epsilon);
-        parameter[i] = k->keep * parameter[i] - step;
+    for (; n >= CHUNK; n -= CHUNK) {
+        adam_chunk(parameter, gradient, mean, size, *k);
+        parameter += CHUNK, gradient += CHUNK, mean += CHUNK, size += CHUNK;
     }
+    double p[CHUNK] = {0}, g[CHUNK] = {0}, m[CHUNK] = {0}, s[CHUNK] = {0};
+    size_t bytes = (size_t)n * sizeof(double); /* the rest, padded with zeros */
+    memcpy(p, parameter, bytes), memcpy(g, gradient, bytes);
+    memcpy(m, mean, bytes), memcpy(s, size, bytes);
+    adam_chunk(p, g, m, s, *k);
+    memcpy(parameter, p, bytes), memcpy(mean, m, bytes), memcpy(size, s, bytes);
 }

@@ -29,7 +29,8 @@ SOURCES = tuple(
     Path(__file__).parent / name for name in ("tape.h", "build.c", "gradients.c", "walk.c", "run.c")
 )
 # No contraction to fused multiply-add, no folding of pow: each would change last bits.
-FLAGS = ("-O2", "-std=c11", "-shared", "-fPIC", "-ffp-contract=off", "-fno-builtin")
+FLAGS = ("-O2", "-std=c11", "-shared", "-fPIC", "-ffp-contract=off", "-fno-builtin",
+         "-fno-math-errno")  # fmt: skip
 COMPILE_LIMIT_S = 600  # it takes a second; a loaded machine may need minutes
 
 
@@ -156,6 +157,8 @@ class CProgram:
         self._inputs = np.zeros(rows.n_inputs)
         self._picks = np.zeros(rows.n_picks, np.int32)
         self._results = np.zeros(len(wanted))
+        self._gradient_seen: np.ndarray | None = None
+        self._gradient_at = 0
         self._buffers = tuple(
             a.ctypes.data for a in (self._parameters, self._inputs, self._picks, self._results)
         )
@@ -167,17 +170,20 @@ class CProgram:
         picks: Sequence[int] | np.ndarray = (),
     ) -> np.ndarray:
         self._parameters[:] = parameters
-        self._inputs[:] = inputs
-        self._picks[:] = picks
-        self._rows.check_picks(self._picks)
+        if self._rows.n_inputs or len(inputs):
+            self._inputs[:] = inputs
+        if self._rows.n_picks or len(picks):
+            self._picks[:] = picks
+            self._rows.check_picks(self._picks)
         self._library.program_forward(self._handle, *self._buffers)
         return self._results.copy()
 
     def backward(self, gradient: np.ndarray | None = None, seed: float = 1.0) -> np.ndarray:
         assert self._gradient, "compiled without a gradient"
-        if gradient is None:
-            gradient = np.zeros(self._rows.n_parameters)
-        assert gradient.dtype == np.float64 and gradient.flags.c_contiguous
-        assert gradient.shape == self._parameters.shape
-        self._library.program_backward(self._handle, gradient.ctypes.data, seed)
+        gradient = np.zeros(self._rows.n_parameters) if gradient is None else gradient
+        if gradient is not self._gradient_seen:  # looking up an address takes a microsecond
+            assert gradient.dtype == np.float64 and gradient.flags.c_contiguous
+            assert gradient.shape == self._parameters.shape
+            self._gradient_seen, self._gradient_at = gradient, gradient.ctypes.data
+        self._library.program_backward(self._handle, self._gradient_at, seed)
         return gradient
