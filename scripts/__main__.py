@@ -1,14 +1,16 @@
 """The console command: `nanochat VERB ...` runs scripts/VERB.py, and --help lists every verb.
 
 `nanochat base-train --depth 4` and `python -m scripts.base_train --depth 4` are the same function.
-Read: verbs -> show_help -> main.
+Read: verbs -> show_help -> load -> main.
 """
 
 import ast
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from nanochat.cli import run
 
@@ -30,6 +32,20 @@ def show_help() -> None:
         print(f"  {verb:<{width}}  {about}")
 
 
+def load(verb: str) -> ModuleType:
+    """Import a verb's script. Ctrl-C meanwhile ends the process at once.
+
+    A library that is half imported may swallow a KeyboardInterrupt, and there is nothing to save yet.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        return importlib.import_module(f"scripts.{verb.replace('-', '_')}")
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the `nanochat` command. Never returns."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -39,8 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv[0] not in verbs():
         print(f"nanochat: no verb '{argv[0]}'; `nanochat --help` lists them all", file=sys.stderr)
         sys.exit(2)
-    name = f"scripts.{argv[0].replace('-', '_')}"
-    run(lambda: importlib.import_module(name).main(argv[1:]))  # Ctrl-C may come while it imports
+    run(lambda: load(argv[0]).main(argv[1:]))
 
 
 if __name__ == "__main__":
