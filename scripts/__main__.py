@@ -35,7 +35,7 @@ def show_help() -> None:
 def load(verb: str) -> ModuleType:
     """Import a verb's script. Ctrl-C meanwhile ends the process at once.
 
-    A library that is half imported may swallow a KeyboardInterrupt, and there is nothing to save yet.
+    A half-imported library may swallow a KeyboardInterrupt, and there is nothing to save yet.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
