@@ -136,6 +136,9 @@ class ConversationLoader:
         pad = self.context + 1 - len(ids)
         return ids + [self.tokenizer.special("bos")] * pad, mask + [0] * pad
 
+    def __iter__(self) -> "ConversationLoader":
+        return self
+
     def __next__(self) -> tuple[Tensor, Tensor]:
         """inputs and targets, int64 (rows, context)."""
         rows = [self._row() for _ in range(self.rows)]

@@ -223,7 +223,7 @@ def turns(settings: WorldSettings, index: int, total: int, split: str) -> list[Q
     if rng.random() < settings.story_share:
         return story_turns(rng, settings, difficulty)
     if difficulty == 0 and rng.random() < 0.6:  # a yes or no needs it, so it comes first
-        return [skill(rng, settings, "compare")]
+        return [skill(rng, settings, "compare") for _ in range(8)]
     return skill_turns(rng, settings)
 
 

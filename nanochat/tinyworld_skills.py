@@ -194,10 +194,14 @@ def pairs_compared(rng: Random, settings: WorldSettings, count: int) -> str:
 
 
 def compare(rng: Random, settings: WorldSettings, exam: bool) -> Question:
-    """Practice for the one step that a yes or no needs; no exam asks it."""
-    ask = pick(rng, ("Compare some words.", "Show me how you compare words.", "Compare words."))
-    answer = pairs_compared(rng, settings, 12)
-    return Question("compare", ask, answer, "phrase", answer)
+    """Practice for the one step that a yes or no needs; no exam asks it.
+
+    >>> compare(Random(1), WorldSettings(), exam=False).answer
+    'Felix and Ruby: different.'
+    """
+    one, two = pair_of_words(rng, settings)
+    answer = f"{compared(one, two)}."
+    return Question("compare", f"Compare {one} and {two}.", answer, "phrase", answer)
 
 
 Skill = Callable[[Random, WorldSettings, bool], Question]

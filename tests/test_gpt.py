@@ -16,7 +16,7 @@ F64 = torch.float64
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
 def agree(ours, plain, *inputs: torch.Tensor, tolerance: float = 1e-6) -> None:
