@@ -128,7 +128,7 @@ def test_an_over_long_message_is_explained_with_a_way_out(open_page):
     page = open_page()
     ask(page, "word " * 3000)
     expect(page.get_by_role("alert")).to_contain_text("reads at most 2048")
-    page.get_by_role("alert").get_by_text("New chat").click()
+    page.get_by_role("alert").get_by_role("button", name="New chat").click()
     expect(page.locator("#welcome")).to_be_visible()
 
 
@@ -241,7 +241,7 @@ def test_another_tab_shows_a_new_chat_and_a_damaged_one_harms_no_other(open_page
 
 def test_a_full_browser_says_so_and_the_chat_goes_on(open_page):
     page = open_page()
-    page.evaluate("Storage.prototype.setItem = () => { throw new DOMException('full') }")
+    page.evaluate("() => { Storage.prototype.setItem = () => { throw new DOMException('full') } }")
     ask(page, "Hello")
     expect(page.locator(".toast")).to_contain_text("no room")
     expect(last_answer(page).locator(".text")).to_have_text(str(SCRIPT["Hello"]))

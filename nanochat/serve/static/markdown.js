@@ -190,6 +190,10 @@ export function safeAddress(text) {
 }
 
 function emphasis(text, at, depth, hopeless) {
+  const run = /([*_~])\1*/y;
+  run.lastIndex = at;
+  const shown = run.exec(text)[0];
+  if (shown.length > 3) return [shown, shown.length]; // a row of stars is a row of stars
   for (const [mark, type] of EMPHASIS) {
     if (!text.startsWith(mark, at)) continue;
     const start = at + mark.length;
@@ -202,15 +206,13 @@ function emphasis(text, at, depth, hopeless) {
       return [{ type, inline }, end + mark.length - at];
     }
   }
-  const run = /([*_~])\1*/y; // a mark that opens nothing is text, and so are its neighbours
-  run.lastIndex = at;
-  const shown = run.exec(text)[0];
-  return [shown, shown.length];
+  return [shown, shown.length]; // a mark that opens nothing is text, and so are its neighbours
 }
 
 /** Where `mark` closes: after a visible character and before something that is no word. */
 function closing(text, start, mark) {
   for (let end = text.indexOf(mark, start + 1); end >= 0; end = text.indexOf(mark, end + 1)) {
+    while (mark.length === 2 && text[end + 2] === mark[0]) end += 1; // ***both*** closes the outer last
     const after = text[end + mark.length] ?? " ";
     const single = mark.length === 1 && (after === mark || text[end - 1] === mark);
     if (!/\s/.test(text[end - 1]) && !WORD.test(after) && !single) return end;
