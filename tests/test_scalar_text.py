@@ -138,7 +138,8 @@ def test_first_steps_of_the_optimizers_by_hand():
         found = {}
         for kind in ("sgd", "adam", "adamw"):
             found[kind] = np.array([1.0, 1.0])
-            Optimizer(kind, 2, 0.8, 0.9, 0.1, kernel).step(found[kind], gradient, 0.01)  # type: ignore[arg-type]
+            optimizer = Optimizer(kind, 2, 0.8, 0.9, 0.1, kernel)  # type: ignore[arg-type]
+            optimizer.step(found[kind], gradient, 0.01)
         assert found["sgd"] == pytest.approx([0.995, 1.02])
         assert found["adam"] == pytest.approx([0.99, 1.01])  # the first step is the sign
         assert found["adamw"] == pytest.approx([0.989, 1.009])
