@@ -19,7 +19,7 @@ import numpy as np
 from nanochat.scalar.settings import BenchSettings, ModelSettings
 from nanochat.scalar.tape import Node, Tape, library_for
 from nanochat.scalar.training import Run
-from nanochat.scalar.value import Value
+from nanochat.scalar.value import Value, no_collector
 
 TOLERANCE = 1e-12  # for losses of engines that don't promise equal bits
 REPEAT_FOR_S = 0.05  # fast engines repeat a turn until it took this long
@@ -180,8 +180,9 @@ def cost_per_node(n_nodes: int, cache: Path | None, backend: str) -> dict[str, f
 
 def _object_seconds(numbers: list[float], n_nodes: int) -> float:
     started = time.perf_counter()
-    root: Value = chains([Value(x) for x in numbers], n_nodes)
-    root.backward()
+    with no_collector():
+        root: Value = chains([Value(x) for x in numbers], n_nodes)
+        root.backward()
     return time.perf_counter() - started
 
 

@@ -22,7 +22,7 @@ from nanochat.scalar.errors import ScalarError
 from nanochat.scalar.rows import Program
 from nanochat.scalar.shape import Shape
 from nanochat.scalar.tape import Backend, Tape, compile_rows, library_for
-from nanochat.scalar.value import Value
+from nanochat.scalar.value import Value, no_collector
 
 EngineName = Literal["object", "tape", "numpy", "torch"]
 MOST_ROWS = 40_000_000  # a recording takes about a microsecond and 100 bytes for each
@@ -64,16 +64,18 @@ class ObjectEngine:
     ) -> float:
         for value, number in zip(self._values, gradient.tolist(), strict=True):
             value.grad = number
-        try:
-            loss = self._loss(parameters, document)
-        except (ArithmeticError, ValueError):  # Python raises where libm gives inf or nan
-            return math.nan
-        loss.backward(seed)
+        with no_collector():
+            try:
+                loss = self._loss(parameters, document)
+            except (ArithmeticError, ValueError):  # Python raises where libm gives inf or nan
+                return math.nan
+            loss.backward(seed)
         gradient[:] = [value.grad for value in self._values]
         return loss.data
 
     def loss(self, parameters: np.ndarray, document: Sequence[int]) -> float:
-        return self._loss(parameters, document).data
+        with no_collector():
+            return self._loss(parameters, document).data
 
     def scores(self, parameters: np.ndarray, tokens: Sequence[int]) -> list[float]:
         for value, number in zip(self._values, parameters.tolist(), strict=True):

@@ -160,8 +160,8 @@ class BenchSettings:
     """How often the programs take turns."""
     documents: int = 5
     """Documents (steps) in each round of microgpt.py and the object engine."""
-    largest: int = 1_000_000
-    """Largest graph of the cost-per-node table; 10,000,000 needs 4 GB."""
+    largest: int = 10_000_000
+    """Largest graph of the cost-per-node table; ten million nodes need 2 GB."""
     json: bool = False
     """End with one line of JSON."""
 

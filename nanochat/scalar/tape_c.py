@@ -180,10 +180,10 @@ class CProgram:
 
     def backward(self, gradient: np.ndarray | None = None, seed: float = 1.0) -> np.ndarray:
         assert self._gradient, "compiled without a gradient"
-        gradient = np.zeros(self._rows.n_parameters) if gradient is None else gradient
-        if gradient is not self._gradient_seen:  # looking up an address takes a microsecond
-            assert gradient.dtype == np.float64 and gradient.flags.c_contiguous
-            assert gradient.shape == self._parameters.shape
-            self._gradient_seen, self._gradient_at = gradient, gradient.ctypes.data
+        into: np.ndarray = np.zeros(self._rows.n_parameters) if gradient is None else gradient
+        if into is not self._gradient_seen:  # looking up an address takes a microsecond
+            assert into.dtype == np.float64 and into.flags.c_contiguous
+            assert into.shape == self._parameters.shape
+            self._gradient_seen, self._gradient_at = into, into.ctypes.data
         self._library.program_backward(self._handle, self._gradient_at, seed)
-        return gradient
+        return into

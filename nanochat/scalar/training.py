@@ -157,7 +157,12 @@ class Run:
             "position": self.position,
             "optimizer_steps": self.optimizer.steps_done,
             "evaluations": self.evaluations,
-            "made_with": {"python": platform.python_version(), "numpy": np.__version__},
+            "made_with": {  # equal bits are promised on one machine: libm rounds exp and pow
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "libc": " ".join(platform.libc_ver()),
+                "machine": platform.machine(),
+            },
         }
         arrays = {**matrices, **kept, "losses": np.array(self.losses)}
         return checkpoint.save(folder, len(self.losses), arrays, state)
