@@ -101,6 +101,7 @@ class ScriptedGPT(nn.Module):
         )
         self.tokenizer, self.delay_s, self.dtype = tokenizer, delay_s, torch.float32
         self.weight = nn.Parameter(torch.zeros(1))
+        self.known: dict[str, list[int]] = {}  # answer -> its ids
         self.go = threading.Event()  # a test clears it to hold the model in the middle of its work
         self.go.set()
 
@@ -132,8 +133,10 @@ class ScriptedGPT(nn.Module):
         return {ids[len(said)] for ids in replies if ids[: len(said)] == said}
 
     def ids(self, content: str | list[Part]) -> list[int]:
+        found = self.known.setdefault(str(content), [])
+        if found:
+            return found
         turn = list(assistant_turn(content))[1:]  # without assistant_start
-        found: list[int] = []
         for special, text, _ in turn:
             found += [self.tokenizer.special(special)] if special else self.tokenizer.encode(text)
         return found
