@@ -26,6 +26,7 @@ function layOut(order) {
     }
   }
   for (const v of order) (columns[v.column] ||= []).push(v);
+  const across = columns.length > 6 ? NODE.across - 22 : NODE.across;
   const tall = Math.max(...columns.map((c) => c.length));
   for (const column of columns) {
     const wish = (v) =>
@@ -33,11 +34,11 @@ function layOut(order) {
     column.sort((u, v) => wish(u) - wish(v));
     const top = (tall - column.length) / 2;
     column.forEach((v, i) => {
-      v.x = v.column * NODE.across;
+      v.x = v.column * across;
       v.y = (top + i) * NODE.down;
     });
   }
-  return { width: (columns.length - 1) * NODE.across + NODE.width, height: tall * NODE.down };
+  return { width: (columns.length - 1) * across + NODE.width, height: tall * NODE.down };
 }
 
 /** Gradients as they are after `steps` steps: 1 sets the result's to 1, each other hands one on. */
@@ -127,11 +128,11 @@ function drawGraph() {
           "min-width": `${Math.min(width, 60 + width * 0.62)}px`,
           "max-width": `${width * 1.35}px`,
         },
-        "aria-label":
-          `Graph of ${expressionNow()}: ${order.length} boxes; the table below ` + `lists them`,
+        "aria-label": `Graph of ${expressionNow()}: ${order.length} boxes; the table below lists them`,
       },
-      edges,
+      edges.filter((edge) => !edge.matches(".active")),
       boxes,
+      edges.filter((edge) => edge.matches(".active")), // on top, with their slopes
     ),
   );
 }
