@@ -128,7 +128,8 @@ function drawGraph() {
           "min-width": `${Math.min(width, 60 + width * 0.62)}px`,
           "max-width": `${width * 1.35}px`,
         },
-        "aria-label": `Graph of ${expressionNow()}: ${order.length} boxes; the table below lists them`,
+        "aria-label": `Graph of ${expressionNow()}: ${order.length} boxes; ` +
+        "the table below lists them",
       },
       edges.filter((edge) => !edge.matches(".active")),
       boxes,
