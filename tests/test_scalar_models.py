@@ -82,7 +82,10 @@ def test_engines_agree_on_the_whole_grid(cache):
     grid = product((False, True), (False, True), ("relu", "relu2"), (1, 2, 3, 4), (1, 2))
     for tie_head, norm, activation, layers, heads in grid:
         length = next(lengths)
-        shape = Shape("mini-gpt", 6, 16, 4, layers, heads, tie_head, norm, activation, 0.5, 0.5)
+        std = (
+            0.5 if norm else 0.2
+        )  # squares of squares without a norm overflow when they start large
+        shape = Shape("mini-gpt", 6, 16, 4, layers, heads, tie_head, norm, activation, std, std)
         agree(shape, [[rng.randrange(6) for _ in range(length + 1)]], cache)
 
 
