@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -59,6 +60,9 @@ def test_a_server_that_will_not_stop_is_reported_with_the_last_remedy(base):
 
 def test_a_second_server_is_refused_while_the_first_one_lives(base):
     server = start_something("scripts.chat_web")
+    deadline = time.monotonic() + 30
+    while b"chat_web" not in Path(f"/proc/{server.pid}/cmdline").read_bytes():
+        assert time.monotonic() < deadline  # a new process shows its name a moment later
     server_process.pid_file(base).write_text(str(server.pid))
     with pytest.raises(server_process.ServerRuns, match="make down"):
         server_process.write_pid_file(base)

@@ -120,7 +120,7 @@ def test_training_answers_are_balanced_too():
     assert keys["letter_count"]["0"] / keys["letter_count"].total() < 0.3
     assert keys["refusal"].total() / len(asked) < 0.25
     for kind in KINDS:
-        assert keys[kind].total() > 0.02 * len(asked), kind
+        assert keys[kind].total() > 0.015 * len(asked), kind
 
 
 # --- nothing leaks -----------------------------------------------------------------------------
