@@ -207,11 +207,11 @@ def test_a_compiler_that_fails_is_named_and_leaves_nothing(tmp_path, monkeypatch
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_the_library_is_compiled_once_and_renamed_into_place(tmp_path):
-    first = tape_c.compile_library(tmp_path)
+def test_the_library_is_compiled_once_and_renamed_into_place(cache):
+    first = tape_c.compile_library(cache)
     made = first.stat().st_mtime_ns
-    assert tape_c.compile_library(tmp_path) == first and first.stat().st_mtime_ns == made
-    assert list(tmp_path.iterdir()) == [first]
+    assert tape_c.compile_library(cache) == first and first.stat().st_mtime_ns == made
+    assert list(cache.iterdir()) == [first]
 
 
 def test_programs_give_their_memory_back(cache):
