@@ -20,6 +20,7 @@ from nanochat.scalar.shape import Shape
 from nanochat.scalar.training import Run, train
 
 GOLDEN = Path(__file__).parent / "data"
+BOTH_PRESETS = pytest.mark.parametrize("preset", [pytest.param("a", marks=pytest.mark.slow), "b"])
 ENGINES = {
     "object": "auto",
     "tape": "c",
