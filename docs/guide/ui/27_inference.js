@@ -157,7 +157,7 @@ function showTwenty() {
       `${CONFIG.samples - known} of ${CONFIG.samples} are not in the dataset; ` +
       `${known} ${known === 1 ? "is" : "are"} (underlined).`;
   };
-  some();
+  requestAnimationFrame(some); // after the name above is on the screen
 }
 
 function showPythonNames() {
