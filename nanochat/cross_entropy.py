@@ -35,21 +35,19 @@ def capped_logits(x: Tensor, weight: Tensor, cap: float, vocab_size: int) -> Ten
 
 
 class _ChunkedLoss(torch.autograd.Function):
-    """Mean loss over graded targets, its gradients made during the forward pass."""
+    """Sum of each target's loss times its `share` (N,), its gradients made in the forward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size: int
+        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, share: Tensor, cap: float, V: int
     ) -> Tensor:
         w = weight.to(x.dtype)
-        share = (targets != IGNORE).to(wide(x))  # (N,)
-        share = share / share.sum().clamp(min=1)
         total = torch.zeros((), device=x.device, dtype=wide(x))
         dx, dw = torch.empty_like(x), torch.zeros_like(weight)
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             z = (x[rows] @ w.mT).to(wide(x))  # (n, V)
-            loss, dz = capped_loss(z, targets[rows], share[rows], cap, vocab_size)
+            loss, dz = capped_loss(z, targets[rows], share[rows], cap, V)
             total += loss
             dz = dz.to(x.dtype)
             torch.mm(dz, w, out=dx[rows])
@@ -61,7 +59,7 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         dx, dw = ctx.saved_tensors
         scale = upstream[0]
-        return dx * scale.to(dx.dtype), dw * scale, None, None, None
+        return dx * scale.to(dx.dtype), dw * scale, None, None, None, None
 
 
 def capped_loss(
@@ -96,15 +94,28 @@ def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size
         if x.device.type == "cpu" and bool((targets == IGNORE).any()):
             graded = targets != IGNORE  # rows that are not graded cost nothing
             x, targets = x[graded], targets[graded]
-        return _ChunkedLoss.apply(x, weight, targets, cap, vocab_size)
+        share = (targets != IGNORE).to(wide(x))  # (N,)
+        share = share / share.sum().clamp(min=1)
+        return _ChunkedLoss.apply(x, weight, targets, share, cap, vocab_size)
     nats = token_losses(x, weight, targets, cap, vocab_size)
     return nats.sum() / (targets != IGNORE).sum().clamp(min=1)
+
+
+def weighted_loss(
+    x: Tensor, weight: Tensor, targets: Tensor, share: Tensor, cap: float, vocab_size: int
+) -> Tensor:
+    """Sum of share * nats over graded targets, `share` (N,) of any sign: what rl.py descends."""
+    graded = targets != IGNORE
+    x, targets, share = x[graded], targets[graded], share[graded].to(wide(x))
+    if torch.is_grad_enabled():
+        return _ChunkedLoss.apply(x, weight, targets, share, cap, vocab_size)
+    return (token_losses(x, weight, targets, cap, vocab_size) * share).sum()
 
 
 @torch.no_grad()
 def token_losses(x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size: int) -> Tensor:
     """Nats of each target, (N,); 0 where the target is ignored. For evaluation: no gradients."""
-    losses = []
+    losses = [x.new_zeros(0, dtype=wide(x))]  # no rows at all: no losses
     for start in range(0, len(x), CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
         logits = capped_logits(x[rows], weight, cap, vocab_size)

@@ -39,10 +39,12 @@ def from_dict(record: dict[str, Any]) -> ExamItem:
     return ExamItem(**{**record, "choices": tuple(record["choices"])})
 
 
-def on_story(rng: Random, settings: WorldSettings, kind: str, number: int) -> Question | None:
-    """A question about a new held-out story; every answer class gets its turn by `number`."""
+def on_story(
+    rng: Random, settings: WorldSettings, kind: str, number: int, exam: bool
+) -> Question | None:
+    """A question about a new story; every answer class gets its turn by `number`."""
     span = 1.0 - settings.exam_easiest
-    tale = story(rng, settings, settings.exam_easiest + span * rng.random(), exam=True)
+    tale = story(rng, settings, settings.exam_easiest + span * rng.random(), exam)
     if kind == "refusal":
         question: Question | None = ask_absent(rng, tale, settings)
     else:
@@ -52,18 +54,24 @@ def on_story(rng: Random, settings: WorldSettings, kind: str, number: int) -> Qu
     return question and question._replace(ask=f"{tale.text}\n{question.ask}")
 
 
-def draw(rng: Random, settings: WorldSettings, kind: str, number: int) -> Question | None:
-    """Item `number` of a kind, or None when this story has no such question."""
+def draw(
+    rng: Random, settings: WorldSettings, kind: str, number: int, exam: bool = True
+) -> Question | None:
+    """Item `number` of a kind, or None when this story has no such question.
+
+    `exam` draws from behind the wall; without it the question is one to practise with.
+    """
     if kind == "chat":
-        return skill(rng, settings, "tell" if number % 2 else "chat", exam=True)
+        return skill(rng, settings, "tell" if number % 2 else "chat", exam=exam)
     if kind in SKILL_KINDS:
-        return skill(rng, settings, kind, exam=True)
+        return skill(rng, settings, kind, exam=exam)
     if kind != "refusal" or number % 5 < 2:
-        return on_story(rng, settings, kind, number)
+        return on_story(rng, settings, kind, number, exam)
     if number % 5 == 2:
-        return skill(rng, settings, "refusal", exam=True)
+        return skill(rng, settings, "refusal", exam=exam)
     # two in five can be answered: who always refuses must not score
-    return on_story(rng, settings, ("where_person", "where_object", "who_has")[number % 3], 1)
+    easy = ("where_person", "where_object", "who_has")[number % 3]
+    return on_story(rng, settings, easy, 1, exam)
 
 
 def exam(settings: WorldSettings, per_kind: int) -> list[ExamItem]:
@@ -76,10 +84,26 @@ def exam(settings: WorldSettings, per_kind: int) -> list[ExamItem]:
             q = draw(rng, settings, kind, number)
             if q is None or q.ask in items:
                 continue
-            message = {"role": "user", "content": q.ask}
-            items[q.ask] = ExamItem(kind, [message], q.answer, q.check, q.key, q.choices)
+            items[q.ask] = as_item(kind, q)
             number += 1
     return list(items.values())
+
+
+def as_item(kind: str, q: Question) -> ExamItem:
+    message = {"role": "user", "content": q.ask}
+    return ExamItem(kind, [message], q.answer, q.check, q.key, q.choices)
+
+
+def practice(settings: WorldSettings, kind: str, number: int, seed: int) -> ExamItem:
+    """A question of the exam's form from this side of the wall: to learn from, without end.
+
+    Question `number` is the same whenever and wherever it is asked for.
+    """
+    rng = stream(settings.seed, f"practice-{seed}-{kind}", number)
+    while True:
+        question = draw(rng, settings, kind, number, exam=False)
+        if question is not None:
+            return as_item(kind, question)
 
 
 # --- grading -----------------------------------------------------------------------------------
