@@ -1,0 +1,116 @@
+"""Structured logs: one JSON object a line, written by a thread of its own, so nobody waits for it.
+
+A full disk, a closed pipe or a reader that has stopped reading costs log lines, which are counted,
+and never a request. What is logged is a list of named fields; prompts and answers are not among
+them. Field names are those that Google's Cloud Logging recognises (severity, message).
+Called by serve/ and scripts/chat_web.py. Read: JsonFormatter -> LineWriter -> start_logging.
+Not covered: rotation; that is logrotate's work, or the container platform's.
+"""
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from nanochat.observe.request_context import current
+
+QUEUE_LINES = 10_000  # about 5 MB; a burst beyond what the disk takes is dropped, not held
+BATCH_LINES = 200
+
+
+# @learn:production.structured_logs
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON, with the ids of the request it belongs to.
+
+    Fields travel in `extra`: logger.info("answered", extra={"fields": {"status": 200}}).
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        seconds, ms = int(record.created), int(record.msecs)
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        line: dict[str, Any] = {
+            "timestamp": f"{stamp}.{ms:03d}Z",
+            "severity": record.levelname,
+            "message": record.getMessage(),
+            "logger": record.name,
+        }
+        context = current.get()
+        if context is not None:
+            line["request_id"] = context.request_id
+            line["trace_id"], line["span_id"] = context.trace_id, context.span_id
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["stack"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)  # escapes every line break
+
+
+class LineWriter(logging.Handler):
+    """Hands lines to a thread that writes them to a file descriptor; counts those it lost."""
+
+    def __init__(self, target: str, capacity: int = QUEUE_LINES) -> None:
+        """`target` is "stderr" or a path. Raises OSError when the file can't be opened."""
+        super().__init__()
+        self.capacity, self.lost = capacity, 0
+        self.lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        if target == "stderr":
+            self.descriptor = os.dup(sys.stderr.fileno())
+        else:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            self.descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        self.torn = False  # the last write ended in the middle of a line
+        self.setFormatter(JsonFormatter())
+        self.thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
+        self.thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.lines.qsize() >= self.capacity:
+            self.lost += 1
+        else:
+            self.lines.put(self.format(record))
+
+    def close(self) -> None:
+        """Write what is queued, but wait for a stuck disk or pipe no longer than two seconds."""
+        if self.thread.is_alive():
+            self.lines.put(None)
+            self.thread.join(2.0)
+        super().close()
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            batch = [self.lines.get()]
+            while len(batch) < BATCH_LINES and not self.lines.empty():
+                batch.append(self.lines.get())
+            ended = None in batch
+            self._write([line for line in batch if line is not None])
+
+    def _write(self, lines: list[str]) -> None:
+        """All of them or as many as there is room for; what is lost is counted, by lines."""
+        text = "\n" * self.torn + "".join(f"{line}\n" for line in lines)
+        data = text.encode("utf-8", "backslashreplace")
+        written = 0
+        try:
+            while written < len(data):
+                written += os.write(self.descriptor, data[written:])
+        except OSError:
+            self.lost += data.count(b"\n", written)
+        if written:  # a line cut in the middle gets its end before the next one begins
+            self.torn = data[written - 1] != ord("\n")
+
+
+def start_logging(target: str, level: str = "INFO") -> LineWriter | None:
+    """Send our log and the web server's to `target`: "stderr", a path, or "none"."""
+    if target == "none":
+        return None
+    writer = LineWriter(target)
+    for name in ("nanochat", "uvicorn"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [writer]
+        logger.setLevel(level)
+        logger.propagate = False
+    return writer
