@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nanochat.attention import attend
-from nanochat.cross_entropy import capped_logits, mean_loss, token_losses
+from nanochat.attention import attend, visible_scores, window_mask
+from nanochat.cross_entropy import capped_logits, mean_loss, token_losses, weighted_loss
 from nanochat.errors import UserError
 from nanochat.fused import Mix, Norm, ReluSquared, RotateNorm
 
@@ -105,6 +105,17 @@ class Cache(Protocol):
     def advance(self, count: int) -> None: ...
 
 
+class Taps(Protocol):
+    """What a forward pass shows to a trace (trace.py); a tap may hand back a changed tensor."""
+
+    def begin(self, model: "GPT", idx: Tensor) -> None: ...
+    def wants(self, name: str, layer: int) -> bool: ...
+    def __call__(self, name: str, x: Tensor, layer: int = -1) -> Tensor: ...
+
+
+TAP: Taps | None = None  # set by trace.py alone; None costs one comparison at each tap
+
+
 class Linear(nn.Linear):
     """A matrix without bias; fp32 weights, used in the format of the activations."""
 
@@ -150,35 +161,66 @@ class Attention(nn.Module):
         q = self.q(x).view(B, T, H, D)  # (B, T, C) -> (B, T, H, D)
         k = self.k(x).view(B, T, G, D)
         v = self.v(x).view(B, T, G, D)
+        if TAP is not None:
+            q, k = TAP("attn.q", q, self.layer), TAP("attn.k", k, self.layer)
+            v = TAP("attn.v", v, self.layer)
         if self.gate is not None and value is not None:
             weight = 3 * torch.sigmoid(self.gate(x[..., :GATE_CHANNELS]))  # (B, T, G)
-            v = v + weight[..., None] * value.view(B, T, G, D)
+            value = value.view(B, T, G, D)
+            if TAP is not None:
+                weight = TAP("attn.value_gate", weight, self.layer)
+                value = TAP("attn.value_embed", value, self.layer)
+            v = v + weight[..., None] * value
+            v = v if TAP is None else TAP("attn.v_mixed", v, self.layer)
         q = RotateNorm.apply(q, *rope, self.config.qk_scale)
         k = RotateNorm.apply(k, *rope, self.config.qk_scale)
+        if TAP is not None:
+            q, k = TAP("attn.q_normed", q, self.layer), TAP("attn.k_normed", k, self.layer)
         mask = None
         if cache is not None:
             k, v, mask = cache.update(self.layer, k, v)  # (B, S, G, D)
         window = self.config.windows()[self.layer]
-        y = attend(q, k, v, window, mask, causal=cache is None)  # (B, T, H, D)
+        if TAP is not None and TAP.wants("attn.pattern", self.layer):
+            seen = window_mask(T, window, x.device) if cache is None else mask
+            y = self._attend_openly(TAP, q, k, v, seen)
+        else:
+            y = attend(q, k, v, window, mask, causal=cache is None)  # (B, T, H, D)
+        y = y if TAP is None else TAP("attn.z", y, self.layer)
         return self.out(y.reshape(B, T, C))
+
+    def _attend_openly(
+        self, see: Taps, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """`attend` step by step, so that a trace sees the scores and the pattern (B, H, T, S)."""
+        scores = see("attn.scores", visible_scores(q, k, mask), self.layer)
+        pattern = see("attn.pattern", torch.softmax(scores, dim=-1), self.layer)
+        v = v.transpose(1, 2).repeat_interleave(q.size(2) // v.size(2), dim=1)  # (B, H, S, D)
+        return (pattern @ v).transpose(1, 2)  # (B, T, H, D)
 
 
 # @learn:architecture.mlp
 class MLP(nn.Module):
     """Think about each token alone: widen, keep what is positive, narrow."""
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.kind, C = config.mlp, config.n_embd
+        self.kind, self.layer, C = config.mlp, layer, config.n_embd
         # SwiGLU has three matrices instead of two: 8/3 of the width keeps the same weight count.
         hidden = 4 * C if self.kind == "relu2" else -(-8 * C // 3 // 32) * 32
         self.up, self.down = Linear(C, hidden), Linear(hidden, C)
         self.gate = Linear(C, hidden) if self.kind == "swiglu" else None
 
     def forward(self, x: Tensor) -> Tensor:
+        pre = self.up(x)  # (B, T, hidden)
+        pre = pre if TAP is None else TAP("mlp.pre", pre, self.layer)
         if self.gate is not None:
-            return self.down(F.silu(self.gate(x)) * self.up(x))
-        return self.down(ReluSquared.apply(self.up(x)))
+            gate = self.gate(x)
+            gate = gate if TAP is None else TAP("mlp.gate", gate, self.layer)
+            post = F.silu(gate) * pre
+        else:
+            post = ReluSquared.apply(pre)
+        post = post if TAP is None else TAP("mlp.post", post, self.layer)
+        return self.down(post)
 
 
 class Block(nn.Module):
@@ -186,13 +228,24 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        self.attn, self.mlp = Attention(config, layer), MLP(config)
+        self.attn, self.mlp = Attention(config, layer), MLP(config, layer)
+        self.layer = layer
 
     def forward(
         self, x: Tensor, value: Tensor | None, rope: tuple[Tensor, Tensor], cache: Cache | None
     ) -> Tensor:
-        x = x + self.attn(norm(x), value, rope, cache)
-        return x + self.mlp(norm(x))
+        inner = norm(x)
+        inner = inner if TAP is None else TAP("ln1.normalized", inner, self.layer)
+        out = self.attn(inner, value, rope, cache)
+        out = out if TAP is None else TAP("attn_out", out, self.layer)
+        x = x + out
+        x = x if TAP is None else TAP("resid_mid", x, self.layer)
+        inner = norm(x)
+        inner = inner if TAP is None else TAP("ln2.normalized", inner, self.layer)
+        out = self.mlp(inner)
+        out = out if TAP is None else TAP("mlp_out", out, self.layer)
+        x = x + out
+        return x if TAP is None else TAP("resid_post", x, self.layer)
 
 
 class GPT(nn.Module):
@@ -257,17 +310,25 @@ class GPT(nn.Module):
         cache: Cache | None = None,
         reduction: str = "mean",
         last_only: bool = False,
+        share: Tensor | None = None,
     ) -> Tensor:
         """Token ids (B, T) -> fp32 logits (B, T, V), or the loss against `targets` (B, T).
 
-        reduction "mean" gives one number (nats per graded target, -1 is ignored), "none" (B, T).
+        reduction "mean" gives one number (nats per graded target, -1 is ignored), "none" (B, T);
+        with `share` (B, T) the number is the sum of share * nats.
         `last_only` projects only the final position: logits (B, 1, V).
         """
         x = self.hidden(idx, cache)  # (B, T, C)
         softcap, V = self.config.softcap, self.config.vocab_size
         if targets is None:
             x = x[:, -1:] if last_only else x
+            if TAP is not None:
+                raw = TAP("logits_raw", capped_logits(x, self.head.weight, 0.0, V))
+                return TAP("logits", softcap * torch.tanh(raw / softcap) if softcap else raw)
             return capped_logits(x, self.head.weight, softcap, V)
+        if share is not None:
+            flat = targets.flatten(), share.flatten()
+            return weighted_loss(x.flatten(0, 1), self.head.weight, *flat, softcap, V)
         score = mean_loss if reduction == "mean" else token_losses
         loss = score(x.flatten(0, 1), self.head.weight, targets.flatten(), softcap, V)
         return loss if reduction == "mean" else loss.view_as(targets)
@@ -276,21 +337,33 @@ class GPT(nn.Module):
         """Token ids (B, T) -> the final normalised residual stream (B, T, C)."""
         T = idx.size(1)
         rope = self._rope(T, cache)
-        x = self._smear(norm(self.embed(idx).to(self.dtype)), cache)
+        x = self.embed(idx).to(self.dtype)
+        if TAP is not None:
+            TAP.begin(self, idx)
+            x = TAP("embed", x)
+        x = norm(x)
+        x = x if TAP is None else TAP("embed_norm", x)
+        x = self._smear(x, cache)
+        x = x if TAP is None else TAP("x0", x)
         x0, saved = x, None
         for i, block in enumerate(self.blocks):
             if self.config.residual_scalars:
                 x = Mix.apply(x, x0, self.residual_scale[i], self.input_scale[i])
+            x = x if TAP is None else TAP("resid_pre", x, i)
             table = self.values[str(i)] if self.config.has_value_embedding(i) else None
             value = None if table is None else table(idx).to(x.dtype)
             x = block(x, value, rope, cache)
             if i == self.config.n_layer // 2:
                 saved = x
         if self.config.backout and saved is not None:
-            x = x - self.backout_scale.to(x.dtype) * saved
+            part = self.backout_scale.to(x.dtype) * saved
+            part = part if TAP is None else TAP("backout", part)
+            x = x - part
         if cache is not None:
             cache.advance(T)
-        return norm(x)
+        x = x if TAP is None else TAP("resid_final", x)
+        x = norm(x)
+        return x if TAP is None else TAP("final_norm", x)
 
     def _rope(self, T: int, cache: Cache | None) -> tuple[Tensor, Tensor]:
         """cos and sin for these positions, shaped (1 or B, T, 1, D/2)."""
@@ -313,4 +386,5 @@ class GPT(nn.Module):
         first = torch.zeros_like(x[:, :1]) if before is None else before  # (B, 1, C)
         previous = torch.cat((first, x[:, :-1]), dim=1)  # (B, T, C)
         gate = torch.sigmoid(self.smear_gate(x[..., : self.smear_gate.in_features]))  # (B, T, 1)
+        gate = gate if TAP is None else TAP("smear_gate", gate)
         return x + self.smear_scale.to(x.dtype) * gate * previous
