@@ -10,9 +10,10 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from nanochat.tinyworld_drills import comparisons, memory_game
 from nanochat.tinyworld_questions import ASK, Question, ask, ask_absent
 from nanochat.tinyworld_settings import WorldSettings, a, pick, pick_common, stream, words
-from nanochat.tinyworld_skills import SKILLS, pairs_compared, skill, spelled, spelling_list
+from nanochat.tinyworld_skills import SKILLS, skill, spelled, spelling_list
 from nanochat.tinyworld_stories import Story, story
 
 # kind -> how often a dialogue asks it; "refusal" asks for what the story does not say
@@ -128,36 +129,19 @@ def overheard(rng: Random, settings: WorldSettings, difficulty: float) -> str:
     return "\n".join(lines)
 
 
-def roll_call(rng: Random, settings: WorldSettings, difficulty: float) -> str:
-    """Where everybody is, then the same again in another order: nothing but looking up."""
-    tale = story(rng, settings, 0.0, decor=0.0)
-    world, people = tale.world, list(tale.cast.people)
-    facts = [f"{who} is in the {world.person_at[who]}." for who in people]
-    facts += [f"The {thing} is in the {place}." for thing, place in world.lies.items()]
-    facts += [f"{who} has the {thing}." for thing, who in world.held.items()]
-    facts += [f"{who} feels {thing}." for who, thing in world.feeling.items()]
-    rng.shuffle(facts)
-    again = [*facts, *rng.sample(facts, len(facts) - 1)]
-    return f"{tale.text}\nOnce more: {' '.join(again)}"
-
-
-def comparisons(rng: Random, settings: WorldSettings, difficulty: float) -> str:
-    """Pairs of words, the same or different: the one step that a yes or no needs."""
-    return pairs_compared(rng, settings, 18)
-
-
 Writer = Callable[[Random, WorldSettings, float], str]
 WRITERS: dict[Writer, float] = {
-    roll_call: 0.34,
+    memory_game: 0.20,
     plain_story: 0.10,
     quizzed_story: 0.18,
-    comparisons: 0.21,
+    comparisons: 0.12,
     spelling_lesson: 0.06,
     sums: 0.04,
     facts: 0.07,
     overheard: 0.06,
 }
 WRITER_NAMES, WRITER_SHARES = tuple(WRITERS), tuple(WRITERS.values())
+DRILL_SHARES = tuple({memory_game: 0.5, comparisons: 0.5}.get(name, 0.0) for name in WRITERS)
 
 
 def pretraining_text(
@@ -166,9 +150,10 @@ def pretraining_text(
     """Document `index` of `total`, 20 to 250 words, easier at the start."""
     rng = stream(settings.seed, name, index)
     difficulty = difficulty_at(rng, settings, index, total)
+    shares = DRILL_SHARES if index < settings.drills * total else WRITER_SHARES
     text = ""
     while (length := len(text.split())) < MIN_WORDS:
-        writer = rng.choices(WRITER_NAMES, WRITER_SHARES)[0]
+        writer = rng.choices(WRITER_NAMES, shares)[0]
         more = writer(rng, settings, difficulty)
         if length + len(more.split()) <= MAX_WORDS:
             text = f"{text}\n\n{more}" if text else more

@@ -56,6 +56,8 @@ class WorldSettings:
     """Exam stories have difficulties from this value to 1."""
     documents: int = 8_000
     """Pretraining documents."""
+    drills: float = 0.7
+    """Share of these that come first and are nothing but drills (tinyworld_drills.py)."""
     val_documents: int = 1_000
     """Held-out documents for bits per byte."""
     conversations: int = 48_000

@@ -177,20 +177,10 @@ def tell(rng: Random, settings: WorldSettings, exam: bool) -> Question:
 def pair_of_words(rng: Random, settings: WorldSettings) -> tuple[str, str]:
     """Two names, places or objects; the same one twice half of the time."""
     w = words()
-    group = pick(
-        rng,
-        (
-            people_names(settings),
-            w["places"][: settings.places],
-            w["objects"][: settings.objects],
-        ),
-    )
+    people, places = people_names(settings), w["places"][: settings.places]
+    group = pick(rng, (places, places, people, w["objects"][: settings.objects]))
     one = pick(rng, group)
     return one, one if rng.random() < 0.5 else pick(rng, group)
-
-
-def pairs_compared(rng: Random, settings: WorldSettings, count: int) -> str:
-    return " ".join(f"{compared(*pair_of_words(rng, settings))}." for _ in range(count))
 
 
 def compare(rng: Random, settings: WorldSettings, exam: bool) -> Question:
