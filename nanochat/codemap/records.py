@@ -1,0 +1,186 @@
+"""What is known of one Python file, and the cache that keeps it from one run to the next.
+
+Called by build.py. A file's record is made from its content alone (`make_record`) and then linked
+(link.py); both halves stay valid until the content, or a name they rest on, changes. Which names
+a file offers to others, and a hash of what each means, is in `digests`.
+Read: Record -> make_record -> digests_of -> Cache.
+"""
+
+import ast
+import hashlib
+import json
+import os
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nanochat.codemap.files import Problem, decode
+from nanochat.codemap.syntax import Facts, read_python
+from nanochat.codemap.tags import Tag, find_tags
+
+VERSION = 1  # of what a record holds; another number starts afresh
+
+
+@dataclass
+class Record:
+    """A file's content, read; `nodes` and `edges` are ready for the graph, as JSON text."""
+
+    hash: str
+    digests: dict[str, str] = field(default_factory=dict)
+    tags: list[dict[str, Any]] = field(default_factory=list)
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    bare: list[list[Any]] = field(default_factory=list)  # public functions without a docstring
+    deps: list[list[str]] = field(default_factory=list)  # [file, name] that the links rest on
+    basis: str = ""  # what those names meant then
+    ids: list[str] = field(default_factory=list)
+    nodes: str = ""
+    edges: str = ""
+    unresolved: str = ""
+    counts: dict[str, int] = field(default_factory=dict)
+    libraries: list[str] = field(default_factory=list)  # external ids its edges lead to
+
+
+def make_record(rel: str, raw: bytes) -> tuple[Record, Facts]:
+    """Read one file. A file that is no Python gives a record with the problem and no symbols."""
+    record = Record(hash=content_hash(raw))
+    text, problem = decode(rel, raw)
+    if problem:
+        record.problems.append(asdict(problem))
+    facts: Facts = {}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the files' own, such as a bad escape
+            tree = ast.parse(text)
+        facts = read_python(rel, tree)
+    except (SyntaxError, ValueError) as error:  # a ValueError is a null byte
+        line = getattr(error, "lineno", 0) or 0
+        said = getattr(error, "msg", str(error))
+        record.problems.append(asdict(Problem("syntax", rel, line, f"is no Python: {said}")))
+    except (RecursionError, MemoryError):
+        record.problems.append(asdict(Problem("syntax", rel, 0, "is nested too deeply to read")))
+    if not facts:
+        return record, read_python(rel, ast.Module(body=[], type_ignores=[]))
+    facts["lines"] = text.count("\n") + (not text.endswith("\n"))
+    spans = [(f"{rel}:{s['name']}", s["line"], s["end"]) for s in facts["symbols"]]
+    tags, problems = find_tags(rel, text, tree, spans)
+    record.tags = [asdict(tag) for tag in tags]
+    record.problems += [asdict(problem) for problem in problems]
+    record.digests = digests_of(facts)
+    return record, facts
+
+
+def content_hash(raw: bytes) -> str:
+    return hashlib.blake2b(raw, digest_size=12).hexdigest()
+
+
+def digests_of(facts: Facts) -> dict[str, str]:
+    """Module-level name -> hash of everything another file can learn from it; '*' is the list."""
+    scopes, symbols = facts["scopes"], facts["symbols"]
+    seen_from_outside = reachable_scopes(facts)
+    parts: dict[int, list[Any]] = {}
+    for number, symbol in enumerate(symbols):
+        top = top_of(symbols, number)
+        kept = {k: v for k, v in symbol.items() if k not in NOT_MEANING}
+        parts.setdefault(top, []).append(kept)
+    for number, scope in enumerate(scopes):
+        if number in seen_from_outside:
+            top = top_of(symbols, scope["symbol"])
+            parts.setdefault(top, []).append([number, scope])
+    loose = parts.get(-1, [])  # comprehensions of the module itself
+    digests = {}
+    for name, bindings in scopes[0]["names"].items():
+        inside = [parts.get(b[1]) for b in bindings if b[0] == "symbol"]
+        plain = any(b[0] not in ("symbol", "import") for b in bindings)
+        digests[name] = short_hash([bindings, inside, loose if plain else []])
+    digests["*"] = short_hash([sorted(scopes[0]["names"]), facts["stars"], facts["exports"]])
+    return digests
+
+
+NOT_MEANING = {"line", "end", "doc", "body", "signature", "base_lines"}
+
+
+def reachable_scopes(facts: Facts) -> set[int]:
+    """Scopes whose names decide what another file sees: classes, and functions that don't say
+    what they return or that set attributes."""
+    scopes, symbols = facts["scopes"], facts["symbols"]
+    found = {number for number, scope in enumerate(scopes) if scope["kind"] == "class"}
+    found |= {symbol["scope"] for symbol in symbols if symbol.get("gives")}
+    for scope in scopes:
+        for forms in scope.get("self", {}).values():
+            found.update(form[1] for form in forms)
+    for number, scope in enumerate(scopes):  # lambdas and comprehensions go with what holds them
+        if scope["kind"] == "lambda" and (scope["parent"] in found or scope["parent"] == 0):
+            found.add(number)
+    return found - {0}
+
+
+def top_of(symbols: list[dict[str, Any]], number: int) -> int:
+    while number >= 0 and symbols[number]["parent"] >= 0:
+        number = symbols[number]["parent"]
+    return number
+
+
+def short_hash(what: Any) -> str:
+    text = json.dumps(what, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+class Cache:
+    """Records and facts on disk, two lines for each file; facts are parsed only when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records: dict[str, Record] = {}
+        self.lines: dict[str, str] = {}
+
+    def load(self) -> None:
+        """A cache that can't be read, or of another version, is no cache."""
+        try:
+            lines = self.path.read_text(encoding="utf-8").split("\n")
+            head = json.loads(lines[0])
+            if head != {"version": VERSION}:
+                return
+            for at in range(1, len(lines) - 1, 2):
+                rel, *values = json.loads(lines[at])
+                self.records[rel] = Record(*values)
+                self.lines[rel] = lines[at + 1]
+        except (OSError, ValueError, TypeError):
+            self.records, self.lines = {}, {}
+
+    def save(self, records: dict[str, Record], lines: dict[str, str]) -> None:
+        parts = [json.dumps({"version": VERSION})]
+        for rel, record in records.items():
+            parts += [json.dumps([rel, *vars(record).values()]), lines[rel]]
+        write_whole(self.path, "\n".join(parts) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write under another name, then rename: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def tags_of(record: Record) -> list[Tag]:
+    return [Tag(**tag) for tag in record.tags]
+
+
+class LazyFacts(dict[str, Facts]):
+    """Facts of all files; those that only the cache has are parsed at the first question."""
+
+    def __init__(self, lines: dict[str, str]) -> None:
+        super().__init__()
+        self.stored = lines
+
+    def __missing__(self, rel: str) -> Facts:
+        facts: Facts = json.loads(self.stored[rel])
+        self[rel] = facts
+        return facts
+
+    def __contains__(self, rel: object) -> bool:
+        return rel in self.stored or super().__contains__(rel)
