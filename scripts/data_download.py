@@ -7,18 +7,10 @@ HF_ENDPOINT names a mirror, HF_TOKEN a login for datasets that need one.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
 from nanochat.cli import parse, print_json, run
 from nanochat.dataset import HUB, NoSuchDataset, find_hub_dataset
 from nanochat.download import Hub, RemoteFile, download_all
+from nanochat.download_screen import on_screen
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int | None:
         RemoteFile(dataset.repository, dataset.path_in_repository(n), dataset.local_file(n))
         for n in [last, *range(count)]
     ]
-    fetched = fetch_with_progress(files, settings.workers)
+    with on_screen() as report:
+        fetched = download_all(files, Hub.from_environment(), settings.workers, report)
     folder = files[0].destination.parent
     print(f"{dataset.name}: {fetched} fetched, {len(files) - fetched} were there, in {folder}")
     if settings.json:
@@ -62,20 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int | None:
             }
         )
     return None
-
-
-def fetch_with_progress(files: Sequence[RemoteFile], workers: int) -> int:
-    """download_all with one line a file on the screen."""
-    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn()) as progress:
-        lines: dict[str, TaskID] = {}
-
-        def report(file: RemoteFile, here: int, size: int | None) -> None:
-            if file.path not in lines:
-                lines[file.path] = progress.add_task(file.destination.name, total=size)
-            progress.update(lines[file.path], completed=here, total=size)
-
-        return download_all(files, Hub.from_environment(), workers, report)
 
 
 if __name__ == "__main__":
