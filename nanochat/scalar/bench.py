@@ -24,7 +24,7 @@ from nanochat.scalar.value import Value, no_collector
 
 TOLERANCE = 1e-12  # for losses of engines that don't promise equal bits
 REPEAT_FOR_S = 0.05  # fast engines repeat a turn until it took this long
-LARGEST_OBJECT = 1_000_000  # Values take 250 bytes each
+OFTEN = 1_000_000  # larger graphs of Values are timed once: they take a while and 250 bytes each
 ENGINES = {  # record name -> settings
     "object": {"engine": "object"},
     "numpy_replay": {"engine": "tape", "replay": "numpy"},
@@ -165,17 +165,14 @@ def cost_per_node(n_nodes: int, cache: Path | None, backend: str) -> dict[str, f
         program.backward(gradient)
         times.append(time.perf_counter() - begin)
     per_node = 1e9 / len(tape)
-    object_ns = None
-    if n_nodes <= LARGEST_OBJECT:
-        object_ns = (
-            1e9 * min(_object_seconds(numbers.tolist(), n_nodes) for _ in range(3)) / len(tape)
-        )
+    turns = range(3 if n_nodes <= OFTEN else 1)
+    object_s = min(_object_seconds(numbers.tolist(), n_nodes) for _ in turns)
     return {
         "nodes": len(tape),
         "record_ns": (recorded - started) * per_node,
         "plan_ns": (ready - recorded) * per_node,
         "replay_ns": statistics.median(times) * per_node,
-        "object_ns": object_ns,
+        "object_ns": object_s * 1e9 / len(tape),
     }
 
 
@@ -233,7 +230,7 @@ def table(record: dict[str, Any]) -> str:
     lines.append("nodes       ns per node: replay  record   plan  object")
     for row in record["cost_per_node"]:
         cells = (row[f"{name}_ns"] for name in ("replay", "record", "plan", "object"))
-        shown = "".join(f"{'' if ns is None else format(ns, '.1f'):>8}" for ns in cells)
+        shown = "".join(f"{ns:>8.1f}" for ns in cells)
         lines.append(f"{row['nodes']:>10,}            {shown}")
     lines.append(f"load before: {record['load_before']:.1f} on {record['cores']} cores")
     return "\n".join(lines)

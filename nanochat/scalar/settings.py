@@ -161,7 +161,7 @@ class BenchSettings:
     documents: int = 5
     """Documents (steps) in each round of microgpt.py and the object engine."""
     largest: int = 10_000_000
-    """Largest graph of the cost-per-node table; ten million nodes need 2 GB."""
+    """Largest graph of the cost-per-node table; ten million nodes need 5 GB."""
     json: bool = False
     """End with one line of JSON."""
 
