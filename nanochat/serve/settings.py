@@ -41,6 +41,14 @@ class ServeSettings:
     """Requests that may wait for their turn; one more is answered with 503 and Retry-After."""
     drain_s: float = 3.0
     """How long answers in progress may go on after Ctrl-C or SIGTERM, seconds."""
+    log: str = "stderr"
+    """Where the structured log goes: stderr, none, or a file that lines are added to."""
+    log_level: str = "INFO"
+    """The least that is logged: DEBUG, INFO, WARNING or ERROR. Prompts and answers never are."""
+    otlp_endpoint: str = ""
+    """Address of an OpenTelemetry collector, such as http://localhost:4318; empty sends no trace."""
+    usd_per_hour: float = 0.0
+    """Price of this machine: with it /metrics and the log say what serving costs, dollars."""
 
 
 @dataclass(frozen=True)
