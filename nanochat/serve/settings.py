@@ -46,7 +46,7 @@ class ServeSettings:
     log_level: str = "INFO"
     """The least that is logged: DEBUG, INFO, WARNING or ERROR. Prompts and answers never are."""
     otlp_endpoint: str = ""
-    """Address of an OpenTelemetry collector, such as http://localhost:4318; empty sends no trace."""
+    """An OpenTelemetry collector, such as http://localhost:4318; empty sends no traces."""
     usd_per_hour: float = 0.0
     """Price of this machine: with it /metrics and the log say what serving costs, dollars."""
 
