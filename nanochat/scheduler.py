@@ -1,0 +1,332 @@
+"""Continuous batching: requests join and leave a running batch between two tokens of the others.
+
+Called by serve/engine_thread.py, which owns the thread; everything here is one plain `step()` after
+another. In a step, who left goes; a piece of one waiting prompt is read; every running answer gets
+one more token. Each answer comes out token for token as if it had been asked alone (fp32 on a
+processor; dev/adr/023): tests compare them under random arrivals, pauses and departures.
+Read: Listener -> Request -> Scheduler.step -> _read -> _write -> _end -> _make_way.
+
+Rows of the cache: the running answers in front, after them the one whose prompt is being read.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from nanochat.engine import Answer, Engine, TokenEvent
+from nanochat.gpt import norm
+from nanochat.kv_cache import KVCache
+from nanochat.kv_cache_blocks import BLOCK, Block, BlockStore
+from nanochat.sampling import sample
+
+
+class Listener(Protocol):
+    """Who wants to know when what happens to one request; nanochat/observe has one for metrics.
+
+    The request counts as queued when its listener is made. `end` comes exactly once.
+    """
+
+    def scheduled(self, cached_tokens: int = 0) -> None: ...  # again after each pause
+    def preempted(self) -> None: ...
+    def token(self, count: int = 1) -> None: ...
+    def end(self, reason: str, error_type: str = "") -> None: ...  # stop, length, abort, error
+
+
+class Deaf:
+    """A listener that ignores everything."""
+
+    def scheduled(self, cached_tokens: int = 0) -> None: ...
+    def preempted(self) -> None: ...
+    def token(self, count: int = 1) -> None: ...
+    def end(self, reason: str, error_type: str = "") -> None: ...
+
+
+@dataclass(eq=False)
+class Request:
+    """One answer on its way; only the scheduler's thread touches it, `cancelled` apart."""
+
+    answer: Answer
+    listener: Listener
+    deadline: float = float("inf")  # on the scheduler's clock, seconds
+    top_logprobs: int | None = None  # how many alternatives to report with each token; None: none
+    watch: Callable[[TokenEvent], TokenEvent] | None = None  # may hold text back, or end the answer
+    cancelled: bool = False  # set by anyone: it goes before the next token
+    held: list[Block] | None = None  # while it is set aside
+    read: int = 0  # tokens of its prompt that the row holds
+    turn: int = 0  # tokens written since its last turn began
+
+    @property
+    def tokens(self) -> list[int]:
+        return self.answer.prompt + self.answer.tokens
+
+
+class Chance(NamedTuple):
+    """A token and the logarithm of its probability, before temperature and the like."""
+
+    token: int
+    logprob: float
+
+
+class Written(NamedTuple):
+    """One new token of a request."""
+
+    request: Request
+    event: TokenEvent
+    chosen: Chance | None = None  # None: not asked for, or not drawn but forced
+    others: Sequence[Chance] = ()  # the likeliest tokens, falling
+
+
+class Ended(NamedTuple):
+    """A request that ended without a last token: cancelled, too late, or its scores broke."""
+
+    request: Request
+    why: str  # cancelled | deadline | nan_logits
+
+
+@dataclass(frozen=True)
+class SchedulerSettings:
+    """What one step may cost, and what is remembered."""
+
+    rows: int = 16  # answers that are written together
+    read_tokens: int = 128  # most prompt tokens read between two tokens of the running answers
+    blocks: int = 512  # remembered pieces of BLOCK tokens; 0 remembers nothing
+    turn_tokens: int = 512  # after so many tokens an answer makes way for those who wait
+
+
+class Scheduler:
+    """`submit` requests, then call `step` until `idle`."""
+
+    def __init__(
+        self, engine: Engine, settings: SchedulerSettings, clock: Callable[[], float] | None = None
+    ) -> None:
+        model = engine.model
+        self.model, self.settings, self.clock = model, settings, clock or (lambda: 0.0)
+        self.device = next(model.parameters()).device
+        self.capacity = engine.context
+        made = model.dtype, self.device
+        self.cache = KVCache(model.config, settings.rows, self.capacity, *made)
+        self.store = BlockStore(model.config, settings.blocks, *made)
+        # A ring forgets what it overwrites: a piece is saved before the next one pushes it out.
+        remembered = min(self.cache.slots) // BLOCK * BLOCK if settings.blocks else 0
+        self.piece = min(settings.read_tokens, remembered or settings.read_tokens)
+        self.waiting: deque[Request] = deque()
+        self.reading: Request | None = None
+        self.running: list[Request] = []
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and not self.running and self.reading is None
+
+    @property
+    def rows_in_use(self) -> int:
+        return len(self.running) + (self.reading is not None)
+
+    def kv_usage(self) -> float:
+        """Share of the rows' memory that holds tokens of unfinished answers, 0 to 1."""
+        used = sum(self.cache.lengths[: self.rows_in_use])
+        return used / (self.settings.rows * self.capacity)
+
+    def submit(self, request: Request) -> None:
+        self.waiting.append(request)
+
+    @torch.inference_mode()
+    def step(self) -> list[Written | Ended]:
+        """At most one piece of prompts, then one token for everyone; what came of it, in order."""
+        news: list[Written | Ended] = list(self._leavers())
+        self._make_way()
+        room = self.piece
+        while room > 0 and (self.reading is not None or self._next_reader()):
+            used, written = self._read(room)
+            room -= used
+            news += written
+        if self.running:
+            last = [[request.answer.tokens[-1]] for request in self.running]
+            tokens = torch.tensor(last, device=self.device)  # (B, 1)
+            view = self.cache.view(0, len(last))
+            logits = self.model(tokens, cache=view, last_only=True)[:, 0]  # (B, V)
+            news += self._write(self.running, logits)
+        return news
+
+    def abandon(self) -> list[Request]:
+        """After an exception: forget everything and return the requests that had not ended."""
+        reading = [] if self.reading is None else [self.reading]
+        lost = [*self.running, *reading, *self.waiting]
+        for request in lost:
+            request.listener.end("error", "engine_failed")
+        self.running, self.reading = [], None
+        self.waiting.clear()
+        self.store = BlockStore(
+            self.model.config, self.settings.blocks, self.model.dtype, self.device
+        )
+        return lost
+
+    # --- who comes and goes ---
+
+    def _leavers(self) -> list[Ended]:
+        now = self.clock()
+        everyone = [*self.waiting, *self.running]
+        if self.reading is not None:
+            everyone.append(self.reading)
+        gone = [r for r in everyone if r.cancelled or r.deadline <= now]
+        return [self._drop(r, "cancelled" if r.cancelled else "deadline") for r in gone]
+
+    def _drop(self, request: Request, why: str) -> Ended:
+        """A request ends without having come to its end."""
+        if request in self.running:
+            self._leave(request)
+        elif request is self.reading:
+            self.reading = None
+        else:
+            self.waiting.remove(request)
+            self._unhold(request)
+        request.listener.end(*(("abort", "") if why == "cancelled" else ("error", why)))
+        return Ended(request, why)
+
+    # @learn:inference.preemption
+    def _make_way(self) -> None:
+        """Nobody waits for ever: with no row free, whoever had the longest turn is set aside.
+
+        Its blocks are held, so it goes on later where it stopped: copied back, not read again.
+        """
+        if not self.waiting or self.rows_in_use < self.settings.rows:
+            return
+        request = max(self.running, key=lambda r: r.turn, default=None)
+        if request is None or request.turn < self.settings.turn_tokens:
+            return
+        path = self._remember(request, request.tokens[:-1])  # the last token was not fed yet
+        self.store.hold(path)
+        request.held, request.turn, request.read = path, 0, 0
+        self._leave(request)
+        request.listener.preempted()
+        self.waiting.append(request)
+
+    def _unhold(self, request: Request) -> None:
+        self.store.release(request.held or ())
+        request.held = None
+
+    def _leave(self, request: Request) -> None:
+        """Give a row back; the last running one moves into the hole, the reader behind them."""
+        row, last = self.running.index(request), len(self.running) - 1
+        if row != last:
+            self.cache.copy_row(last, row)
+            self.running[row] = self.running[last]
+        self.running.pop()
+        if self.reading is not None:
+            self.cache.copy_row(last + 1, last)
+
+    # --- reading prompts ---
+
+    def _next_reader(self) -> bool:
+        """Give the first of those who wait the row behind the running ones, if there is one."""
+        if not self.waiting or len(self.running) == self.settings.rows:
+            return False
+        request, row = self.waiting.popleft(), len(self.running)
+        self.cache.reset(row)
+        tokens = request.tokens
+        # At least one token is read, or there would be no scores to go on from.
+        path = self.store.find(tokens)[: (len(tokens) - 1) // BLOCK]
+        if path:
+            self.store.restore(path, self.cache, row)
+            if self.model.config.smear:  # the next token looks at the one before it
+                before = torch.tensor([[tokens[len(path) * BLOCK - 1]]], device=self.device)
+                self.cache.last[row] = norm(self.model.embed(before).to(self.model.dtype))[0]
+        self._unhold(request)
+        request.read = len(path) * BLOCK
+        request.listener.scheduled(request.read)
+        self.reading = request
+        return True
+
+    # @learn:inference.chunked_prefill
+    def _read(self, room: int) -> tuple[int, list[Written | Ended]]:
+        """Read a piece of the prompt in front; with the whole prompt comes its first token."""
+        request = self.reading
+        assert request is not None, "the caller looked"
+        tokens, row = request.tokens, len(self.running)
+        stop = min(request.read + room, len(tokens))
+        piece = torch.tensor([tokens[request.read : stop]], device=self.device)  # (1, T)
+        view = self.cache.view(row, row + 1)
+        logits = self.model(piece, cache=view, last_only=True)[:, 0]  # (1, V)
+        used, request.read = stop - request.read, stop
+        self._remember(request, tokens[:stop], row)
+        if stop < len(tokens):
+            return used, []
+        self.reading = None
+        self.running.append(request)
+        return used, self._write([request], logits)
+
+    def _remember(self, request: Request, tokens: list[int], row: int | None = None) -> list[Block]:
+        if not self.settings.blocks:
+            return []
+        row = self.running.index(request) if row is None else row
+        return self.store.save(tokens, self.cache, row)
+
+    # --- writing ---
+
+    def _write(self, requests: Sequence[Request], logits: Tensor) -> list[Written | Ended]:
+        """Give each its next token, the one it must take or one drawn from its scores (B, V)."""
+        broken = broken_rows(logits)
+        if broken:
+            self.store.clear()  # what these rows saw may have been kept
+        free = [i for i, r in enumerate(requests) if i not in broken and not r.answer.waiting]
+        drawn: list[int] = []
+        if free:
+            answers = [requests[i].answer for i in free]
+            dice = [answer.dice.random() for answer in answers]
+            scores = logits if len(free) == len(requests) else logits[free]
+            drawn = sample(scores, [answer.sampling for answer in answers], dice)
+        tokens = dict(zip(free, drawn, strict=True))
+        news: list[Written | Ended] = []
+        for i, request in enumerate(list(requests)):
+            if i in broken:
+                news.append(self._drop(request, "nan_logits"))
+            else:
+                news.append(self._accept(request, tokens.get(i), logits[i]))
+        return news
+
+    def _accept(self, request: Request, drawn: int | None, scores: Tensor) -> Written:
+        answer = request.answer
+        token = answer.waiting.popleft() if drawn is None else drawn
+        event = answer.accept(token, drawn is None, self.capacity)
+        if request.watch is not None:
+            event = request.watch(event)
+            answer.finish_reason = event.finish_reason
+        request.turn += 1
+        request.listener.token()
+        chosen: Chance | None = None
+        others: tuple[Chance, ...] = ()
+        if request.top_logprobs is not None and drawn is not None:
+            chosen, others = chances(scores, token, request.top_logprobs)
+        if event.finish_reason:
+            self._remember(request, request.tokens[:-1])
+            self._leave(request)
+            request.listener.end("stop" if event.finish_reason == "stop" else "length")
+        return Written(request, event, chosen, others)
+
+
+def broken_rows(logits: Tensor) -> set[int]:
+    """Rows (of B) whose scores (B, V) are not all finite numbers; one look at the sums, mostly.
+
+    >>> broken_rows(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]))
+    {1}
+    """
+    if bool(logits.sum().isfinite()):
+        return set()
+    return set((~logits.isfinite().all(-1)).nonzero().flatten().tolist())
+
+
+def chances(scores: Tensor, token: int, top: int) -> tuple[Chance, tuple[Chance, ...]]:
+    """Scores (V,) -> the chance of `token`, and the `top` likeliest tokens."""
+    logs = scores.float().log_softmax(-1)
+    best = logs.topk(top) if top else None
+    others = () if best is None else zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return Chance(token, float(logs[token])), tuple(Chance(*pair) for pair in others)
+
+
+def held_back(event: TokenEvent, text: str, finished: bool) -> TokenEvent:
+    """The event with other text, ended here if `finished`: what a `watch` gives back."""
+    reason = "stop" if finished else event.finish_reason
+    return replace(event, text=text, finish_reason=reason)
