@@ -43,12 +43,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 # nanochat/*.py from the ground up: a module imports its own row and the rows above it here.
 # `tinyworld` stands for tinyworld_people.py too, and so on: a part lives in its whole's row.
 ROWS = (
-    "errors atomic cli paths device distributed server_process",
+    "errors atomic cli launch paths device distributed server_process",
     "tokenizer chat_format corpus_files dataset download dataloader tinyworld compression",
     "attention cross_entropy fused gpt trace",
-    "muon adamw optimizers schedules scaling",
-    "checkpoint train_loop progress pretrain sft rl bench",
-    "loss_eval core_eval chat_eval picture report stages",
+    "sharding muon adamw optimizers precision compiled schedules scaling",
+    "checkpoint picture run_log train_loop progress pretrain sft rl bench",
+    "loss_eval core_eval chat_eval report stages load",
     "kv_cache sampling engine scheduler speculative quantize tools execution export",
 )
 

@@ -1,5 +1,7 @@
-"""Measure this machine: `nanochat bench train` times full training steps beside a bare product.
+"""Measure this machine: `nanochat bench train` times full training steps beside a bare product,
+`nanochat bench speculative` plain against speculative decoding.
 
+`observe` compares the requests a second of a trivial route with and without metrics and traces.
 Timings live here, never in a test. A noisy machine shows in the spread; run it on a quiet one.
 """
 
@@ -10,9 +12,13 @@ from typing import Any
 from nanochat.bench import TrainBenchSettings, bench_train
 from nanochat.cli import parse, print_json, run
 from nanochat.errors import UserError
+from nanochat.serve.http_bench import ObserveBenchSettings, bench_observe
+from nanochat.speculative_bench import SpeculativeBenchSettings, bench_speculative
 
 BENCHES: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
     "train": (TrainBenchSettings, bench_train),
+    "speculative": (SpeculativeBenchSettings, bench_speculative),
+    "observe": (ObserveBenchSettings, bench_observe),
 }
 
 

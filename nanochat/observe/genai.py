@@ -39,7 +39,7 @@ def spans_of(answer: "Generation", context: RequestContext, delivered_at: float)
         "gen_ai.operation.name": answer.operation,
         "gen_ai.provider.name": PROVIDER,
         "gen_ai.response.model": answer.model,
-        "gen_ai.response.finish_reasons": [answer.finish_reason or "error"],
+        "gen_ai.response.finish_reasons": (answer.finish_reason or "error",),
         "gen_ai.usage.input_tokens": answer.prompt_tokens,
         "gen_ai.usage.output_tokens": answer.completion_tokens,
         "gen_ai.usage.cache_read.input_tokens": answer.cached_tokens,

@@ -12,7 +12,7 @@ from typing import Any
 
 from nanochat.observe.generation import Generation, Observer
 from nanochat.observe.request_context import RequestContext, current, read_context
-from nanochat.observe.tracing import SERVER, Span
+from nanochat.observe.tracing import SERVER, Span, Value
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -61,13 +61,14 @@ class ObserveHTTP:
         self, scope: Scope, context: RequestContext, started: float, status: int, failure: str
     ) -> None:
         ended, route = time.monotonic(), route_of(scope)
-        self.observer.metrics.http_ended(route, scope["method"], status, ended - started)
+        self.observer.metrics.http.ended(route, scope["method"], status, ended - started)
         for generation in context.generations:
             generation.delivered(context)
         if status >= 500:
             failure = failure or str(status)
         if self.observer.tracer is not None and context.sampled:
-            self.observer.tracer.record(http_span(scope, context, started, ended, status, failure))
+            span = http_span(scope, route, context, (started, ended), status, failure)
+            self.observer.tracer.record(span)
         level = logging.ERROR if failure else logging.INFO
         if (route not in QUIET or failure) and logger.isEnabledFor(level):
             fields: dict[str, Any] = {
@@ -96,11 +97,15 @@ def answers_fields(generations: list[Generation]) -> dict[str, Any]:
 
 
 def http_span(
-    scope: Scope, context: RequestContext, started: float, ended: float, status: int, failure: str
+    scope: Scope,
+    route: str,
+    context: RequestContext,
+    interval: tuple[float, float],
+    status: int,
+    failure: str,
 ) -> Span:
     """The request as a span of OpenTelemetry's HTTP conventions."""
-    route = route_of(scope)
-    attributes = {
+    attributes: dict[str, Value] = {
         "http.request.method": scope["method"],
         "http.route": route,
         "http.response.status_code": status,
@@ -108,17 +113,8 @@ def http_span(
         "network.protocol.version": scope.get("http_version", "1.1"),
         "nanochat.request_id": context.request_id,
     }
-    return Span(
-        f"{scope['method']} {route}",
-        context.trace_id,
-        context.span_id,
-        context.parent_id,
-        started,
-        ended,
-        SERVER,
-        attributes,
-        failure,
-    )
+    name, ids = f"{scope['method']} {route}", (context.trace_id, context.span_id, context.parent_id)
+    return Span(name, *ids, *interval, SERVER, attributes, failure)
 
 
 def route_of(scope: Scope) -> str:

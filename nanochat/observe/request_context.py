@@ -7,10 +7,12 @@ Called by middleware.py, generation.py and logs.py. Read: RequestContext -> read
 """
 
 import os
+import random
 import re
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,8 +37,14 @@ class RequestContext:
 current: ContextVar[RequestContext | None] = ContextVar("nanochat_request", default=None)
 
 
+@cache
+def dice() -> random.Random:
+    """For ids, which must differ but need not be secret; asking the system each time is slow."""
+    return random.Random(os.urandom(32))
+
+
 def new_span_id() -> str:
-    return os.urandom(8).hex()
+    return f"{dice().getrandbits(64):016x}"
 
 
 # @learn:production.tracing
@@ -57,7 +65,7 @@ def read_context(headers: Iterable[tuple[bytes, bytes]]) -> RequestContext:
             request_id = value.decode("ascii")
         elif name == b"traceparent":
             trace_id, parent_id, sampled = read_traceparent(value)
-    fresh = os.urandom(40).hex()  # one system call for all the ids we may need
+    fresh = f"{dice().getrandbits(320):080x}"  # enough for all the ids we may need
     return RequestContext(
         request_id or fresh[:32],
         trace_id or fresh[32:64],
