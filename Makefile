@@ -38,6 +38,8 @@ down: $(VENV)/.core ## stop a server that `make up` left running
 
 test: lint ## every test; builds and installs what they need
 	@dev/browser.sh
+	@dev/sandbox.sh
+	@dev/promtool.sh $(VENV)
 	@$(BUILD)
 	@failed=0; \
 	$(PYTEST) -m "not browser" $(TESTS) || failed=1; \

@@ -131,6 +131,24 @@ def test_the_accessibility_checker_is_installed_once_and_npm_is_asked_for(bare_p
     assert len(calls) == 1 and calls[0].startswith("ci --prefix tests/browser")
 
 
+def test_promtool_is_taken_out_of_debians_package_once(bare_path, tmp_path):
+    clone, venv = tmp_path / "clone", tmp_path / "clone" / "venv"
+    (clone / "dev").mkdir(parents=True)
+    shutil.copy(ROOT / "dev" / "promtool.sh", clone / "dev")
+    done = call("promtool.sh", "venv", root=clone, PATH=str(bare_path))
+    assert done.returncode == 1 and "the tests need promtool" in done.stderr
+    command(bare_path, "apt-get", f'echo "$*" >>{clone}/calls; touch prometheus_1.deb')
+    command(bare_path, "dpkg-deb", 'mkdir -p "$3/usr/bin"; echo tool >"$3/usr/bin/promtool"')
+    for name in ("mktemp", "rm", "mkdir", "cp", "mv"):
+        (bare_path / name).symlink_to(str(shutil.which(name)))
+    for _ in range(2):
+        done = call("promtool.sh", "venv", root=clone, PATH=str(bare_path))
+        assert done.returncode == 0, done.stderr
+        (venv / "bin" / "promtool").chmod(0o755)
+    assert (venv / "bin" / "promtool").read_text() == "tool\n"
+    assert (clone / "calls").read_text().splitlines() == ["-qq download prometheus"]
+
+
 def test_the_scripts_are_sound_shell():
     for script in (*ROOT.glob("dev/*.sh"), ROOT / ".ci" / "run"):
         done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
