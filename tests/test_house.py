@@ -37,6 +37,7 @@ def test_the_house_rules_hold_in_this_repository():
         ("tests/utils.py", MAP, "a name that says nothing"),
         ("nanochat/gpt.py", f"{MAP}\nimport nanochat.serve.chat_app\n", "may not import"),
         ("nanochat/scalar/value.py", f"{MAP}\nimport nanochat.gpt\n", "may not import nanochat"),
+        ("nanochat/codemap/x.py", f"{MAP}\nimport nanochat.paths\n", "may not import nanochat"),
         ("nanochat/gpt.py", f"{MAP}\ndef f():\n    import scripts.x\n", "may not import"),
         ("dev/x.py", f"{MAP}\nimport scripts.x\n", "only tests import scripts"),
         ("scripts/a.py", f"{MAP}\nfrom scripts import b\n", "a script may not import a script"),

@@ -82,10 +82,10 @@ def no_collector() -> Iterator[None]:
 
 def read_files(
     sources: Sources, files: list[str], cache: Cache, problems: list[Problem]
-) -> tuple[dict[str, Record], dict[str, str], dict[str, bytes]]:
+) -> tuple[dict[str, Record], dict[str, tuple[str, str]], dict[str, bytes]]:
     """Records and stored facts of the Python files, and the content of the others."""
     records: dict[str, Record] = {}
-    lines: dict[str, str] = {}
+    lines: dict[str, tuple[str, str]] = {}
     texts: dict[str, bytes] = {}
     for rel in files:
         raw, problem = read_bytes(sources.root, rel, sources.limit_bytes)
@@ -98,8 +98,9 @@ def read_files(
         if old and old.hash == content_hash(raw):
             records[rel], lines[rel] = old, cache.lines[rel]
         else:
-            records[rel], facts = make_record(rel, raw)
-            lines[rel] = json.dumps(facts, separators=(",", ":"))
+            records[rel], *facts = make_record(rel, raw)
+            shared, own = (json.dumps(part, separators=(",", ":")) for part in facts)
+            lines[rel] = shared, own
     return records, lines, texts
 
 
@@ -109,7 +110,7 @@ def layout_hash(records: dict[str, Record], inside: str) -> str:
 
 
 def link_files(
-    records: dict[str, Record], lines: dict[str, str], modules: Modules, layout: str
+    records: dict[str, Record], lines: dict[str, tuple[str, str]], modules: Modules, layout: str
 ) -> int:
     """Link the files whose edges may have changed; returns how many those were."""
     facts = LazyFacts(lines)
@@ -118,11 +119,15 @@ def link_files(
     for rel, record in records.items():
         if record.basis and record.basis == basis_of(record.deps, records, layout):
             continue
-        links = link_file(values, rel)
+        own = json.loads(lines[rel][1])
+        links = link_file(values, rel, own)
         record.deps = sorted([file, name] for file, name in links.deps if file != rel)
         record.basis = basis_of(record.deps, records, layout)
-        fill_record(record, rel, facts[rel], links)
+        fill_record(record, rel, facts[rel], own, links)
+        values.local_memo.clear()
         linked += 1
+    facts.clear()  # Values and Types hold each other: without the collector they would stay
+    values.memo.clear()
     return linked
 
 
@@ -132,6 +137,14 @@ def basis_of(deps: list[list[str]], records: dict[str, Record], layout: str) -> 
     for file, name in deps:
         said.append(records[file].digests.get(name, "") if file in records else "gone")
     return hashlib.blake2b(" ".join(said).encode(), digest_size=8).hexdigest()
+
+
+def default_folder(root: Path, own: Path, made: Path) -> Path:
+    """Where a graph goes: `made` for our own repository, a folder in it for any other."""
+    if root.resolve() == own.resolve():
+        return made
+    tail = hashlib.blake2b(str(root.resolve()).encode(), digest_size=4).hexdigest()
+    return made / f"{root.resolve().name}-{tail}"
 
 
 def load_graph(path: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ ENCODING = re.compile(rb"^[ \t\f]*#.*?coding[:=][ \t]*([-\w.]+)")  # as PEP 263 
 class Problem:
     """Something wrong in one place: told, counted, and no reason to stop."""
 
-    kind: str  # symlink | unreadable | too_large | encoding | syntax | tag | note
+    kind: str  # symlink | unreadable | too_large | encoding | syntax | tag
     file: str
     line: int
     text: str

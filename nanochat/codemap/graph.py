@@ -8,6 +8,7 @@ is no code of ours has a prefix: external:, concept:, term:, viz:.
 
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Graph:
     """The finished graph, and what the gap report needs besides."""
 
     root: Path
-    text: str = ""
+    text: Iterable[str] = ()  # of knowledge_graph.json, in pieces
     counts: Counter[str] = field(default_factory=Counter)
     records: dict[str, Record] = field(default_factory=dict)
     notes: dict[str, Note] = field(default_factory=dict)
@@ -76,14 +77,14 @@ def edge(kind: str, source: str, target: str, lines: list[int], **more: Any) -> 
     return {"kind": kind, "source": source, "target": target, "lines": lines} | more
 
 
-def fill_record(record: Record, rel: str, facts: Facts, links: Links) -> None:
+def fill_record(record: Record, rel: str, facts: Facts, own: Facts, links: Links) -> None:
     """Turn what is known of one file into its part of the graph's text."""
     nodes = [node(rel, "file", rel.rpartition("/")[2], file_path=rel, line=1)]
-    nodes[0] |= {"end_line": facts.get("lines", 0), "docstring": facts["doc"]}
-    for symbol in facts["symbols"]:
+    nodes[0] |= {"end_line": own["lines"], "docstring": own["doc"]}
+    for symbol, told in zip(facts["symbols"], own["told"], strict=True):
         name = f"{rel}:{symbol['name']}"
-        place = {"file_path": rel, "line": symbol["line"], "end_line": symbol["end"]}
-        said = {"docstring": symbol["doc"], "signature": symbol["signature"]}
+        place = {"file_path": rel, "line": told["line"], "end_line": told["end"]}
+        said = {"docstring": told["doc"], "signature": told["signature"]}
         nodes.append(node(name, symbol["kind"], symbol["name"], **place, **said))
     edges = [edge(*key, sorted(lines)) for key, lines in links.edges.items()]
     edges += tag_edges(record)
@@ -94,7 +95,7 @@ def fill_record(record: Record, rel: str, facts: Facts, links: Links) -> None:
     record.counts["duplicate edges"] = len(edges) - len(different)
     record.counts["unresolved"] = len(links.unresolved)
     record.libraries = sorted({e["target"] for e in edges if e["target"].startswith("external:")})
-    record.bare = bare_functions(rel, facts)
+    record.bare = bare_functions(rel, facts, own)
     keys = ("symbol", "line", "call", "reason")
     rows = [{"file": rel} | dict(zip(keys, row, strict=True)) for row in links.unresolved]
     record.unresolved = as_rows(rows)
@@ -113,23 +114,23 @@ def tag_edges(record: Record) -> list[dict[str, Any]]:
     return [edge(*key, [s[0] for s in found], spans=found) for key, found in spans.items()]
 
 
-def bare_functions(rel: str, facts: Facts) -> list[list[Any]]:
+def bare_functions(rel: str, facts: Facts, own: Facts) -> list[list[Any]]:
     """[id, line] of functions that ought to have a docstring and have none.
 
     Exempt: private and nested ones, `main` of a script, methods whose name a library fixed (the
     class says what they do), and bodies of at most three lines, which say it themselves.
     """
     found = []
-    for symbol in facts["symbols"]:
+    for symbol, told in zip(facts["symbols"], own["told"], strict=True):
         short = symbol["name"].rpartition(".")[2]
         parent = facts["symbols"][symbol["parent"]] if symbol["parent"] >= 0 else None
         nested = parent is not None and parent["kind"] == "function"
         private = any(part.startswith("_") for part in symbol["name"].split("."))
-        if symbol["kind"] != "function" or symbol["doc"] or nested or private:
+        if symbol["kind"] != "function" or told["doc"] or nested or private:
             continue
         fixed = short in FIXED_NAMES or short.startswith(("do_", "visit_"))
-        if not fixed and symbol["body"] > SHORT_BODY:
-            found.append([f"{rel}:{symbol['name']}", symbol["line"]])
+        if not fixed and told["body"] > SHORT_BODY:
+            found.append([f"{rel}:{symbol['name']}", told["line"]])
     return found
 
 
@@ -247,21 +248,27 @@ def assemble(
 
 def whole_text(
     graph: Graph, inside: str, nodes: list[dict[str, Any]], edges: list[dict[str, Any]]
-) -> str:
-    """The file knowledge_graph.json: one row a line, in the order of the files."""
+) -> Iterator[str]:
+    """The file knowledge_graph.json in pieces: one row a line, in the order of the files."""
     records = graph.records.values()
     head = {"version": GRAPH_VERSION, "root": inside or graph.root.resolve().name}
-    parts = {
-        "nodes": [*(r.nodes for r in records), as_rows(nodes)],
-        "edges": [*(r.edges for r in records), as_rows(edges)],
-        "tags": [as_rows(r.tags) for r in records],
-        "unresolved_calls": [r.unresolved for r in records],
-        "problems": [as_rows([asdict(problem) for problem in graph.problems])],
+    parts: dict[str, Iterable[str]] = {
+        "nodes": (*(r.nodes for r in records), as_rows(nodes)),
+        "edges": (*(r.edges for r in records), as_rows(edges)),
+        "tags": (as_rows(r.tags) for r in records),
+        "unresolved_calls": (r.unresolved for r in records),
+        "problems": (as_rows([asdict(problem) for problem in graph.problems]),),
     }
-    text = json.dumps(head)[:-1]
+    yield json.dumps(head)[:-1]
     for name, rows in parts.items():
-        text += f',\n"{name}": [\n' + ",\n".join(row for row in rows if row) + "\n]"
-    return text + "\n}\n"
+        yield f',\n"{name}": ['
+        between = "\n"
+        for row in filter(None, rows):
+            yield between
+            yield row
+            between = ",\n"
+        yield "\n]"
+    yield "\n}\n"
 
 
 def read_registry(root: Path) -> dict[str, dict[str, str]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nanochat.codemap.expressions import Form, render
+from nanochat.codemap.syntax import Facts
 from nanochat.codemap.values import Value, Values
 
 Edge = tuple[str, str, str]  # kind, source id, target id
@@ -35,21 +36,22 @@ def symbol_id(values: Values, rel: str, number: int) -> str:
     return f"{rel}:{values.facts[rel]['symbols'][number]['name']}" if number >= 0 else rel
 
 
-def link_file(values: Values, rel: str) -> Links:
-    """All edges of one file but those of its tags."""
+def link_file(values: Values, rel: str, own: Facts) -> Links:
+    """All edges of one file but those of its tags; `own` is the second half of its facts."""
     links = Links()
     values.deps = links.deps
     facts = values.facts[rel]
     for number, symbol in enumerate(facts["symbols"]):
         name = symbol_id(values, rel, number)
-        links.add("contains", symbol_id(values, rel, symbol["parent"]), name, symbol["line"])
+        told = own["told"][number]
+        links.add("contains", symbol_id(values, rel, symbol["parent"]), name, told["line"])
         if symbol["kind"] == "class":
-            link_bases(values, links, rel, number)
-    for line, module, level, name in facts["imports"]:
+            link_bases(values, links, rel, number, told["base_lines"])
+    for line, module, level, name in own["imports"]:
         target = import_target(values, rel, module, level, name)
         if target and target != rel:
             links.add("imports", rel, target, line)
-    for scope, line, form in facts["calls"]:
+    for scope, line, form in own["calls"]:
         source = symbol_id(values, rel, facts["scopes"][scope]["symbol"])
         targets = call_targets(values, form, rel, scope)
         for target in targets:
@@ -60,11 +62,11 @@ def link_file(values: Values, rel: str) -> Links:
     return links
 
 
-def link_bases(values: Values, links: Links, rel: str, number: int) -> None:
+def link_bases(values: Values, links: Links, rel: str, number: int, lines: list[int]) -> None:
     symbol = values.facts[rel]["symbols"][number]
     outer = values.facts[rel]["scopes"][symbol["scope"]]["parent"]
     name = symbol_id(values, rel, number)
-    for base, line in zip(symbol["bases"], symbol["base_lines"], strict=True):
+    for base, line in zip(symbol["bases"], lines, strict=True):
         found = [v for v in values.eval(base, rel, outer) if v[0] in ("cls", "ext")]
         for value in found:
             target = target_id(values, value)

@@ -11,13 +11,14 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nanochat.codemap.files import Problem, decode
 from nanochat.codemap.syntax import Facts, read_python
-from nanochat.codemap.tags import Tag, find_tags
+from nanochat.codemap.tags import find_tags
 
 VERSION = 1  # of what a record holds; another number starts afresh
 
@@ -41,33 +42,35 @@ class Record:
     libraries: list[str] = field(default_factory=list)  # external ids its edges lead to
 
 
-def make_record(rel: str, raw: bytes) -> tuple[Record, Facts]:
+def make_record(rel: str, raw: bytes) -> tuple[Record, Facts, Facts]:
     """Read one file. A file that is no Python gives a record with the problem and no symbols."""
     record = Record(hash=content_hash(raw))
     text, problem = decode(rel, raw)
     if problem:
         record.problems.append(asdict(problem))
-    facts: Facts = {}
+    tree = ast.Module(body=[], type_ignores=[])
+    facts, own = read_python(rel, tree)  # of an empty file, should this one be no Python
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the files' own, such as a bad escape
             tree = ast.parse(text)
-        facts = read_python(rel, tree)
+        facts, own = read_python(rel, tree)
     except (SyntaxError, ValueError) as error:  # a ValueError is a null byte
         line = getattr(error, "lineno", 0) or 0
         said = getattr(error, "msg", str(error))
         record.problems.append(asdict(Problem("syntax", rel, line, f"is no Python: {said}")))
     except (RecursionError, MemoryError):
         record.problems.append(asdict(Problem("syntax", rel, 0, "is nested too deeply to read")))
-    if not facts:
-        return record, read_python(rel, ast.Module(body=[], type_ignores=[]))
-    facts["lines"] = text.count("\n") + (not text.endswith("\n"))
-    spans = [(f"{rel}:{s['name']}", s["line"], s["end"]) for s in facts["symbols"]]
+    own["lines"] = text.count("\n") + (not text.endswith("\n"))
+    spans = [
+        (f"{rel}:{symbol['name']}", told["line"], told["end"])
+        for symbol, told in zip(facts["symbols"], own["told"], strict=True)
+    ]
     tags, problems = find_tags(rel, text, tree, spans)
     record.tags = [asdict(tag) for tag in tags]
     record.problems += [asdict(problem) for problem in problems]
     record.digests = digests_of(facts)
-    return record, facts
+    return record, facts, own
 
 
 def content_hash(raw: bytes) -> str:
@@ -81,8 +84,7 @@ def digests_of(facts: Facts) -> dict[str, str]:
     parts: dict[int, list[Any]] = {}
     for number, symbol in enumerate(symbols):
         top = top_of(symbols, number)
-        kept = {k: v for k, v in symbol.items() if k not in NOT_MEANING}
-        parts.setdefault(top, []).append(kept)
+        parts.setdefault(top, []).append(symbol)
     for number, scope in enumerate(scopes):
         if number in seen_from_outside:
             top = top_of(symbols, scope["symbol"])
@@ -97,15 +99,12 @@ def digests_of(facts: Facts) -> dict[str, str]:
     return digests
 
 
-NOT_MEANING = {"line", "end", "doc", "body", "signature", "base_lines"}
-
-
 def reachable_scopes(facts: Facts) -> set[int]:
     """Scopes whose names decide what another file sees: classes, and functions that don't say
     what they return or that set attributes."""
     scopes, symbols = facts["scopes"], facts["symbols"]
     found = {number for number, scope in enumerate(scopes) if scope["kind"] == "class"}
-    found |= {symbol["scope"] for symbol in symbols if symbol.get("gives")}
+    found |= {symbol["scope"] for symbol in symbols if "gives" in symbol}
     for scope in scopes:
         for forms in scope.get("self", {}).values():
             found.update(form[1] for form in forms)
@@ -127,12 +126,12 @@ def short_hash(what: Any) -> str:
 
 
 class Cache:
-    """Records and facts on disk, two lines for each file; facts are parsed only when asked for."""
+    """Records and facts on disk, three lines for each file; facts are parsed only when needed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: dict[str, Record] = {}
-        self.lines: dict[str, str] = {}
+        self.lines: dict[str, tuple[str, str]] = {}  # shared and own facts, as JSON
 
     def load(self) -> None:
         """A cache that can't be read, or of another version, is no cache."""
@@ -141,44 +140,44 @@ class Cache:
             head = json.loads(lines[0])
             if head != {"version": VERSION}:
                 return
-            for at in range(1, len(lines) - 1, 2):
+            for at in range(1, len(lines) - 1, 3):
                 rel, *values = json.loads(lines[at])
                 self.records[rel] = Record(*values)
-                self.lines[rel] = lines[at + 1]
+                self.lines[rel] = lines[at + 1], lines[at + 2]
         except (OSError, ValueError, TypeError):
             self.records, self.lines = {}, {}
 
-    def save(self, records: dict[str, Record], lines: dict[str, str]) -> None:
-        parts = [json.dumps({"version": VERSION})]
-        for rel, record in records.items():
-            parts += [json.dumps([rel, *vars(record).values()]), lines[rel]]
-        write_whole(self.path, "\n".join(parts) + "\n")
+    def save(self, records: dict[str, Record], lines: dict[str, tuple[str, str]]) -> None:
+        def rows() -> Iterator[str]:
+            yield json.dumps({"version": VERSION}) + "\n"
+            for rel, record in records.items():
+                shared, own = lines[rel]
+                yield f"{json.dumps([rel, *vars(record).values()])}\n{shared}\n{own}\n"
+
+        write_whole(self.path, rows())
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, parts: Iterable[str]) -> None:
     """Write under another name, then rename: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(parts)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def tags_of(record: Record) -> list[Tag]:
-    return [Tag(**tag) for tag in record.tags]
-
-
 class LazyFacts(dict[str, Facts]):
     """Facts of all files; those that only the cache has are parsed at the first question."""
 
-    def __init__(self, lines: dict[str, str]) -> None:
+    def __init__(self, lines: dict[str, tuple[str, str]]) -> None:
         super().__init__()
         self.stored = lines
 
     def __missing__(self, rel: str) -> Facts:
-        facts: Facts = json.loads(self.stored[rel])
+        facts: Facts = json.loads(self.stored[rel][0])
         self[rel] = facts
         return facts
 

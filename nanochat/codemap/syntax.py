@@ -10,6 +10,8 @@ a class also "self", the attributes its methods set. A binding is a form (see ex
     ["symbol", number]                a function or class of this file
     ["of", form]                      declared by an annotation
     ["self", number], ["cls", number] the first argument of a method of that class
+    ["fixture", name]                 a parameter which pytest fills in
+    ["outer", is global]              another scope's name
     ["?"]                             bound to something we know nothing about
 """
 
@@ -29,6 +31,7 @@ class Reader:
         self.rel = rel
         self.scopes: list[dict[str, Any]] = []
         self.symbols: list[dict[str, Any]] = []
+        self.told: list[dict[str, Any]] = []  # of each symbol, what no other file asks for
         self.imports: list[list[Any]] = []
         self.calls: list[list[Any]] = []
         self.stars: list[list[Any]] = []
@@ -71,11 +74,15 @@ class Reader:
                 "name": name,
                 "kind": kind,
                 "parent": outer,
+                "decorators": [ast.unparse(d) for d in decorators],
+            }
+        )
+        self.told.append(
+            {
                 "line": min([node.lineno, *(d.lineno for d in decorators)]),
                 "end": node.end_lineno,
                 "doc": ast.get_docstring(node) or "",
                 "body": (node.end_lineno or 0) - node.body[0].lineno + 1,
-                "decorators": [ast.unparse(d) for d in decorators],
             }
         )
         return len(self.symbols) - 1
@@ -90,13 +97,13 @@ class Reader:
         self.bind(node.name, ["symbol", number])
         prefix = "async def" if isinstance(node, ast.AsyncFunctionDef) else "def"
         returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-        symbol["signature"] = f"{prefix} {node.name}({ast.unparse(args)}){returns}"
+        self.told[number]["signature"] = f"{prefix} {node.name}({ast.unparse(args)}){returns}"
         symbol["returns"] = encode_annotation(node.returns)
         symbol["params"] = [
             [arg.arg, encode_annotation(arg.annotation)] for arg in [*args.posonlyargs, *args.args]
         ]
         if node.returns is None:
-            symbol["gives"] = []
+            symbol["gives"], symbol["yields"] = [], []
         self.at = symbol["scope"] = self.open_scope("function", outer, number)
         self.bind_parameters(node, number, outer)
         self.read_all(node.body)
@@ -118,7 +125,10 @@ class Reader:
         defaults.update((a, d) for a, d in zip(args.kwonlyargs, args.kw_defaults, strict=True) if d)
         for arg in [*positional, *args.kwonlyargs]:
             declared = encode_annotation(arg.annotation)
-            self.bind(arg.arg, ["of", declared] if declared else encode(defaults.get(arg)))
+            given = encode(defaults.get(arg))
+            if not declared and not given and takes_fixtures(symbol):
+                given = ["fixture", arg.arg]
+            self.bind(arg.arg, ["of", declared] if declared else given)
         for rest, box in ((args.vararg, "tuple"), (args.kwarg, "dict")):
             if rest:
                 inner = encode_annotation(rest.annotation)
@@ -130,13 +140,13 @@ class Reader:
         number = self.add_symbol(node, "class")
         symbol, outer = self.symbols[number], self.at
         self.bind(node.name, ["symbol", number])
-        symbol["signature"] = f"class {node.name}" + (
+        self.told[number]["signature"] = f"class {node.name}" + (
             f"({', '.join(ast.unparse(base) for base in node.bases)})" if node.bases else ""
         )
         symbol["bases"] = [
             encode(b.value if isinstance(b, ast.Subscript) else b) for b in node.bases
         ]
-        symbol["base_lines"] = [base.lineno for base in node.bases]
+        self.told[number]["base_lines"] = [base.lineno for base in node.bases]
         self.at = symbol["scope"] = self.open_scope("class", outer, number)
         self.scopes[self.at]["self"] = {}
         self.read_all(node.body)
@@ -255,6 +265,13 @@ class Reader:
             if gives is not None and form:
                 gives.append(form)
 
+    def read_yield(self, node: ast.Yield) -> None:
+        self.read_all([node.value])
+        scope = self.scopes[self.at]
+        form = encode(node.value)
+        if scope["kind"] == "function" and form:
+            self.symbols[scope["symbol"]].get("yields", []).append(form)
+
     # --- imports and calls
 
     def read_import(self, node: ast.Import) -> None:
@@ -281,6 +298,17 @@ class Reader:
 
 def element(form: Form) -> Form:
     return ["e", form] if form else None
+
+
+def takes_fixtures(symbol: dict[str, Any]) -> bool:
+    """Whether pytest fills in the parameters, by their names."""
+    name = symbol["name"].rpartition(".")[2]
+    return name.startswith("test_") or is_fixture(symbol)
+
+
+def is_fixture(symbol: dict[str, Any]) -> bool:
+    marks = [mark.partition("(")[0] for mark in symbol["decorators"]]
+    return any(mark in ("fixture", "pytest.fixture") for mark in marks)
 
 
 def is_class_method(symbol: dict[str, Any]) -> bool:
@@ -313,22 +341,28 @@ READERS: dict[type, Any] = {
     ast.Global: Reader.read_shared,
     ast.Nonlocal: Reader.read_shared,
     ast.Return: Reader.read_return,
+    ast.Yield: Reader.read_yield,
     ast.Import: Reader.read_import,
     ast.ImportFrom: Reader.read_import_from,
     ast.Call: Reader.read_call,
 }
 
 
-def read_python(rel: str, tree: ast.Module) -> Facts:
-    """Everything the map keeps about one file but its tags (tags.py) and its text."""
+def read_python(rel: str, tree: ast.Module) -> tuple[Facts, Facts]:
+    """(what other files may ask about this one, what only its own nodes and edges are made of)."""
     reader = Reader(rel)
     reader.read_all(tree.body)
-    return {
-        "doc": ast.get_docstring(tree) or "",
+    shared = {
         "symbols": reader.symbols,
         "scopes": reader.scopes,
-        "imports": reader.imports,
-        "calls": reader.calls,
         "stars": reader.stars,
         "exports": reader.exports,
     }
+    own = {
+        "doc": ast.get_docstring(tree) or "",
+        "told": reader.told,
+        "imports": reader.imports,
+        "calls": reader.calls,
+        "lines": 0,
+    }
+    return shared, own

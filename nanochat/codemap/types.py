@@ -103,8 +103,9 @@ class Types:
         if symbol["returns"]:
             outer = self.values.facts[rel]["scopes"][symbol["scope"]]["parent"]
             return self.instances(symbol["returns"], rel, outer)
-        forms = symbol.get("gives", [])
-        return joined([self.values.eval(form, rel, symbol["scope"]) for form in forms])
+        forms = symbol.get("yields") or symbol.get("gives", [])
+        found = joined([self.values.eval(form, rel, symbol["scope"]) for form in forms])
+        return (("xobj", "typing.Iterator", (found,)),) if symbol.get("yields") else found
 
     def type_variable(
         self, value: "Value", function: "Value", asked: tuple[list[Form], str, int]

@@ -24,7 +24,8 @@ from typing import Any
 
 from nanochat.codemap.expressions import Form
 from nanochat.codemap.library import element_of, enter_of, item_of, library_call, method_call
-from nanochat.codemap.modules import Modules
+from nanochat.codemap.modules import Modules, parent
+from nanochat.codemap.syntax import is_fixture
 from nanochat.codemap.types import Types
 
 Value = tuple[Any, ...]
@@ -44,13 +45,15 @@ class Values:
     def __init__(self, facts: dict[str, dict[str, Any]], modules: Modules) -> None:
         self.facts, self.modules = facts, modules
         self.memo: dict[Any, tuple[Any, frozenset[tuple[str, str]]]] = {}
+        self.local_memo: dict[Any, tuple[Any, frozenset[tuple[str, str]]]] = {}  # of one file
         self.running: set[Any] = set()
         self.cuts: set[Any] = set()
         self.deps: set[tuple[str, str]] = set()
         self.types = Types(self)
 
     def remember(self, key: Any, compute: Callable[[], Any], cut: Any = ()) -> Any:
-        hit = self.memo.get(key)
+        memo = self.local_memo if isinstance(key[1], int) else self.memo
+        hit = memo.get(key)
         if hit:
             self.deps |= hit[1]
             return hit[0]
@@ -63,7 +66,7 @@ class Values:
         self.running.discard(key)
         self.cuts.discard(key)
         if not self.cuts or not self.running:
-            self.memo[key] = (value, frozenset(self.deps))
+            memo[key] = (value, frozenset(self.deps))
             self.cuts.clear()
         outer |= self.deps
         self.deps = outer
@@ -204,10 +207,26 @@ class Values:
             return (("obj", rel, binding[1]),)
         if kind == "cls":
             return (("cls", rel, binding[1]),)
+        if kind == "fixture":
+            return self.fixture(rel, binding[1])
         if kind == "outer":
             above = 0 if binding[1] else self.facts[rel]["scopes"][scope]["parent"]
             return self.lookup(rel, above, name) or ()
         return self.eval(binding, rel, scope)
+
+    def fixture(self, rel: str, name: str) -> Many:
+        """What pytest hands to a parameter: looked for in the file, then in conftest.py upwards."""
+        folder = parent(rel)
+        places = [rel, f"{folder}/conftest.py"]
+        while folder:
+            folder = parent(folder)
+            places.append(f"{folder}/conftest.py".lstrip("/"))
+        for place in places:
+            for value in self.module_member(place, name) if place in self.facts else ():
+                if value[0] == "fun" and is_fixture(self.facts[value[1]]["symbols"][value[2]]):
+                    given = self.types.returned(value)
+                    return union(*[enter_of(self, v) if v[0] == "xobj" else (v,) for v in given])
+        return ()
 
     def imported(self, module: str, level: int, name: str, rel: str) -> Many:
         place = self.modules.find(module, level, rel)
