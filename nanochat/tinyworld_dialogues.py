@@ -23,7 +23,7 @@ TURN_WEIGHTS: dict[str, float] = {
     "two_hop": 1.0,
     "who_has": 1.4,
     "how_many": 2.8,
-    "first": 1.4,
+    "first": 3.0,
     "yes_no": 2.0,
     "feeling": 2.0,
     "refusal": 1.2,

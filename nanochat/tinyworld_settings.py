@@ -48,9 +48,9 @@ class WorldSettings:
     """Share of decoration sentences between the events of a dialogue's story."""
     decor_pretrain: float = 0.25
     """The same for pretraining stories, where variety matters more."""
-    easy: float = 0.2
+    easy: float = 0.08
     """Share of the data that stays at difficulty 0: the look-up has to be learned there first."""
-    ramp: float = 0.75
+    ramp: float = 0.55
     """Share of the data after which the difficulty has reached 1."""
     exam_easiest: float = 0.3
     """Exam stories have difficulties from this value to 1."""
