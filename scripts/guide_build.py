@@ -82,7 +82,7 @@ def part(match: re.Match[str]) -> str:
     files = sorted(PARTS.glob(pattern))
     assert files, f"page.html asks for {pattern}, and no file matches"
     text = "\n".join(file.read_text(encoding="utf-8").strip() for file in files)
-    return re.sub(r"\[\[(\w+)(?:\|([^\]]+))?\]\]", term, text) if "html" in pattern else text
+    return re.sub(r"\[\[(\w+)(?:\|([^\]]+))?\]\]([.,:;?!)]*)", term, text) if "html" in pattern else text
 
 
 def assemble() -> str:
@@ -92,9 +92,13 @@ def assemble() -> str:
 
 
 def term(match: re.Match[str]) -> str:
-    """`[[logit|scores]]` in a section: the word "scores", explained by the entry "logit"."""
-    key, word = match.group(1), match.group(2) or match.group(1)
-    return f'<button type="button" class="term" data-term="{key}">{word}</button>'
+    """`[[logit|scores]]` in a section: the word "scores", explained by the entry "logit".
+
+    A full stop or comma after it stays on its line: browsers may break a line after any button.
+    """
+    key, word, stop = match.group(1), match.group(2) or match.group(1), match.group(3)
+    button = f'<button type="button" class="term" data-term="{key}">{word}</button>'
+    return f'<span class="together">{button}{stop}</span>' if stop else button
 
 
 def retrain() -> None:
