@@ -41,6 +41,9 @@ class Settings:
     """End with one line of JSON."""
 
 
+TERM = re.compile(r"\[\[(\w+)(?:\|([^\]]+))?\]\]([.,:;?!)]*)")  # [[key|word]] and what stops
+
+
 def load_microgpt() -> ModuleType:
     """microgpt.py as a module; it stands at the root, in no package."""
     spec = importlib.util.spec_from_file_location("microgpt", ROOT / "microgpt.py")
@@ -82,7 +85,7 @@ def part(match: re.Match[str]) -> str:
     files = sorted(PARTS.glob(pattern))
     assert files, f"page.html asks for {pattern}, and no file matches"
     text = "\n".join(file.read_text(encoding="utf-8").strip() for file in files)
-    return re.sub(r"\[\[(\w+)(?:\|([^\]]+))?\]\]([.,:;?!)]*)", term, text) if "html" in pattern else text
+    return TERM.sub(term, text) if "html" in pattern else text
 
 
 def assemble() -> str:
