@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 
+# @learn:systems.checkpoints
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace `path` by `content`; on any error (a full disk, a kill) the old file stays."""
     data = content.encode() if isinstance(content, str) else content

@@ -57,6 +57,7 @@ class Checkpoint:
     meta: dict[str, Any]
 
 
+# @learn:systems.checkpoints
 def save_checkpoint(
     folder: Path,
     step: int,

@@ -27,6 +27,7 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+# @learn:optimization.mixed_precision
 def has_fast_bf16(device: torch.device) -> bool:
     """True where bfloat16 products run in hardware.
 
@@ -41,6 +42,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     return False
 
 
+# @learn:foundations.floating_point
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto`, fp32, bf16 or fp16 -> the number format for activations; weights stay fp32."""
     if name == "auto":
@@ -52,6 +54,7 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+# @learn:foundations.matrix_multiplication
 def gemm_gflops(
     device: torch.device, dtype: torch.dtype = torch.float32, size: int = 2048, rounds: int = 5
 ) -> float:

@@ -225,6 +225,7 @@ class Batch:
                 source.append(i)
         return self._write(self.answers[first:], logits[source])
 
+    # @learn:inference.batching
     @torch.inference_mode()
     def step(self) -> Progress:
         """Write one more token of every answer; finished answers leave."""
@@ -314,6 +315,7 @@ class Engine:
             yield from (event for _, event in progress)
             progress = batch.step() if batch.answers else []
 
+    # @learn:inference.batching
     def generate_batch(
         self,
         prompts: Sequence[Sequence[int]],

@@ -36,6 +36,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 SHOWN = {i: 0x2400 + i for i in range(32) if chr(i) not in "\n\t"} | {127: 0x2421}
 
 
+# @learn:inference.sandboxing
 @dataclass(frozen=True)
 class Limits:
     """What a run may use; one more and it ends with a clear word, not with a slow machine."""
@@ -79,6 +80,7 @@ class BadLimits(UserError):
     """A limit that cannot be kept."""
 
 
+# @learn:inference.sandboxing
 def run(
     code: str,
     limits: Limits | None = None,

@@ -213,6 +213,7 @@ def why_not(tier: Tier) -> str:
     return f"a line of code did not run in it: {said}"
 
 
+# @learn:inference.sandboxing
 def pick_tier(only: Tier | None = None) -> Tier:
     """The strongest tier that works here. Raises SandboxUnavailable with every reason."""
     reasons = []

@@ -15,6 +15,7 @@ from torch import Tensor
 EPS = 1e-6  # keeps a vector of zeros from being divided by zero
 
 
+# @learn:foundations.floating_point
 def inverse_rms(x: Tensor) -> Tensor:
     """1 / root mean square along the last axis, which stays with size 1."""
     wide = torch.promote_types(x.dtype, torch.float32)  # bf16 would lose digits in the sum
@@ -22,6 +23,7 @@ def inverse_rms(x: Tensor) -> Tensor:
     return rms.mul_(x.size(-1) ** -0.5).clamp_(min=EPS).reciprocal_().to(x.dtype)
 
 
+# @learn:architecture.rmsnorm
 class Norm(torch.autograd.Function):
     """y = x / rms(x);  dx = (g - y mean(g y)) / rms(x)."""
 
@@ -39,6 +41,7 @@ class Norm(torch.autograd.Function):
         return torch.addcmul(g, y, along, value=-1).mul_(inverse)
 
 
+# @learn:architecture.qk_norm
 class RotateNorm(torch.autograd.Function):
     """y = scale * norm(rotate(x)), x (B, T, H, D), cos and sin (., T, 1, D/2).
 
@@ -62,6 +65,7 @@ class RotateNorm(torch.autograd.Function):
         return turn(turned, cos, -sin), None, None, None
 
 
+# @learn:architecture.rope
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (x[i], x[i + D/2]) by -angle: (a cos + b sin, b cos - a sin)."""
     a, b = x.chunk(2, dim=-1)
@@ -72,6 +76,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return y
 
 
+# @learn:architecture.mlp
 class ReluSquared(torch.autograd.Function):
     """y = max(x, 0)^2;  dx = 2 max(x, 0) g."""
 
@@ -87,6 +92,7 @@ class ReluSquared(torch.autograd.Function):
         return (grads[0] * positive).mul_(2)
 
 
+# @learn:architecture.residual_scalars
 class Mix(torch.autograd.Function):
     """y = r x + a x0 for two learned numbers;  dr = sum(g x),  da = sum(g x0)."""
 

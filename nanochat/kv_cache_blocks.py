@@ -86,6 +86,7 @@ class BlockStore:
             block.holders -= 1
             self._maybe_idle(block)
 
+    # @learn:inference.prefix_cache
     def restore(self, blocks: Sequence[Block], cache: KVCache, row: int) -> None:
         """Fill a fresh row with a beginning; a ring takes only what its window still sees."""
         length = len(blocks) * BLOCK

@@ -33,6 +33,7 @@ class BadLoad(UserError):
     """The load that was asked for makes no sense."""
 
 
+# @learn:production.slo
 @dataclass(frozen=True)
 class LoadSettings:
     """Flags of `nanochat load-test`."""

@@ -33,12 +33,14 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
     return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
+# @learn:production.percentiles
 def percentiles_ms(seconds: Iterable[float | None]) -> dict[str, float | None]:
     known = [1e3 * value for value in seconds if value is not None]
     found = {f"p{percent}": percentile(known, percent) for percent in PERCENTS}
     return {name: None if value is None else round(value, 3) for name, value in found.items()}
 
 
+# @learn:production.slo
 def is_good(outcome: Outcome, settings: LoadSettings) -> bool:
     """Answered, and within both limits as far as they apply to it."""
     ttft_s, tpot_s = outcome.ttft_s, outcome.tpot_s

@@ -60,6 +60,8 @@ def _check(fine: bool, sampling: Sampling, name: str, limit: str) -> None:
 
 
 # @learn:inference.sampling
+# @learn:foundations.softmax
+# @learn:inference.temperature
 def distribution(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     """Scores (B, V) -> the probabilities (B, V) that rows with these settings draw from.
 
@@ -104,6 +106,7 @@ def keep_top_p(scores: Tensor, p: Tensor) -> Tensor:
     return scores.masked_fill((scores < floor) & (p < 1)[:, None], -torch.inf)
 
 
+# @learn:foundations.probability
 def draw(chances: Tensor, dice: Sequence[float]) -> Tensor:
     """One token of each row: chances (B, V), dice in [0, 1) -> ids (B,).
 

@@ -20,6 +20,8 @@ class BadPlan(UserError):
     """The sizes asked for do not fit together."""
 
 
+# @learn:optimization.scaling_laws
+# @learn:architecture.gqa
 def model_config(
     depth: int,
     vocab_size: int,
@@ -90,6 +92,7 @@ def auto_batch_tokens(config: GPTConfig, ratio: float) -> int:
     return 2 ** round(torch.tensor(exact).log2().item())
 
 
+# @learn:optimization.scaling_laws
 def batch_lr_scale(batch_tokens: int) -> float:
     """Larger batches carry less noise, so the rate grows with the square root of the batch."""
     return (batch_tokens / REFERENCE_BATCH_TOKENS) ** 0.5

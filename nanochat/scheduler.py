@@ -97,6 +97,7 @@ class SchedulerSettings:
     turn_tokens: int = 512  # after so many tokens an answer makes way for those who wait
 
 
+# @learn:inference.continuous_batching
 class Scheduler:
     """`submit` requests, then call `step` until `idle`."""
 

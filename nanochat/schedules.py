@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 
+# @learn:optimization.learning_rate_schedule
 @dataclass(frozen=True)
 class Schedule:
     """The shape of a run of `steps` optimizer steps."""
@@ -32,6 +33,7 @@ class Schedule:
             return (step + 1) / self.warmup_steps
         return 1 - (1 - self.final_lr_share) * self._warmdown(step)
 
+    # @learn:optimization.momentum
     def momentum(self, step: int) -> float:
         """Muon's momentum at `step`."""
         warmup = min(self.momentum_warmup_steps, self.steps // 2)

@@ -67,6 +67,7 @@ def read_conversations(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+# @learn:optimization.sft
 class ConversationLoader:
     """Rows of rendered conversations, in the order of the file (its curriculum), without end.
 
@@ -117,6 +118,7 @@ class ConversationLoader:
                     ) from error
             self.position += 1
 
+    # @learn:data.packing
     def _row(self) -> tuple[list[int], list[int]]:
         """One row of context + 1 ids with their mask."""
         ids: list[int] = []
@@ -171,6 +173,7 @@ def rendered_size(conversation: dict[str, Any], tokenizer: Tokenizer, limit: int
         return 0
 
 
+# @learn:optimization.sft
 def prepare_sft(
     settings: SftSettings,
     base: Checkpoint,

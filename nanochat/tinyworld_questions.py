@@ -65,6 +65,7 @@ def ask_where_object(rng: Random, story: Story, _: bool) -> Question | None:
     return Question("where_object", ask, answer, "place", place, tuple(story.cast.places))
 
 
+# @learn:data.synthetic_world
 def ask_two_hop(rng: Random, story: Story, _: bool) -> Question | None:
     """A carried object is where its holder is: first who, then where."""
     if not story.world.held:

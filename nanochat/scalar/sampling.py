@@ -22,6 +22,7 @@ from nanochat.scalar.streams import Streams
 from nanochat.scalar.text import CharTokenizer, read_documents
 
 
+# @learn:inference.temperature
 def chances(scores: Sequence[float], temperature: float) -> list[float]:
     """Softmax of scores / temperature (V,), with microgpt.py's order of operations."""
     scaled = [score * temperature**-1 for score in scores]
