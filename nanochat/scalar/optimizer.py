@@ -18,6 +18,7 @@ Kernel = Literal["python", "numpy", "c"]
 EPSILON = 1e-8  # keeps Adam from dividing by 0
 
 
+# @learn:optimization.sgd
 @dataclass
 class Optimizer:
     """Moves parameters against their gradient; remembers what it needs between steps."""
@@ -67,6 +68,7 @@ class Optimizer:
         return {} if self.kind == "sgd" else {"mean": self.mean, "square": self.square}
 
 
+# @learn:optimization.adamw
 def adam_in_python(
     parameters: np.ndarray,
     gradient: np.ndarray,
