@@ -43,6 +43,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 # @learn:foundations.floating_point
+# @learn:optimization.mixed_precision
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto`, fp32, bf16 or fp16 -> the number format for activations; weights stay fp32."""
     if name == "auto":
