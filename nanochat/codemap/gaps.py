@@ -14,7 +14,7 @@ from typing import Any
 
 from nanochat.codemap.examples import faults_of_example, run_example
 from nanochat.codemap.files import decode
-from nanochat.codemap.graph import REGISTRY, Graph
+from nanochat.codemap.graph import REGISTRY, Graph, resolve_anchor
 from nanochat.codemap.notes import FENCED, LINK, faults
 
 # Folders whose functions are explained by their names and callers, not for reading.
@@ -72,7 +72,7 @@ def written_but_not_used(graph: Graph) -> Iterator[Gap]:
         if note.id not in used:
             yield Gap("note without code", note.file, 1, f"no `# @learn:{note.id}` points to it")
         for anchor in note.anchors:
-            if anchor not in graph.ids:
+            if not resolve_anchor(graph, anchor):
                 yield Gap("dead anchor", note.file, 1, f"{anchor} is not there")
 
 

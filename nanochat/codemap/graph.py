@@ -151,8 +151,7 @@ class Knowledge:
         self.edges: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.touched: set[str] = set()
 
-    def add_notes(self, known: set[str]) -> None:
-        """`known`: the ids of files and symbols, which an anchor must be one of."""
+    def add_notes(self) -> None:
         for note in self.graph.notes.values():
             about = f"concept:{note.id}"
             given = {"title": note.title, "cluster": note.cluster, "written": True}
@@ -162,8 +161,9 @@ class Knowledge:
             self.nodes[note.file] = node(note.file, "note", name, file_path=note.file, line=1)
             self.link("documents", note.file, about)
             for anchor in note.anchors:
-                if anchor in known:
-                    self.link("documents", note.file, anchor)
+                there = resolve_anchor(self.graph, anchor)
+                if there:
+                    self.link("documents", note.file, there)
         for note in self.graph.notes.values():
             for needed in note.prerequisites:
                 self.need_concept(needed)
@@ -202,6 +202,14 @@ class Knowledge:
             self.touched.update((source, target))  # its own note alone is no connection
 
 
+def resolve_anchor(graph: Graph, anchor: str) -> str:
+    """The id of what an anchor names (for a constant: of its file); '' when it is not there."""
+    file, _, name = anchor.partition(":")
+    if anchor in graph.ids:
+        return anchor
+    return file if file in graph.records and name in graph.records[file].digests else ""
+
+
 def external_node(id_: str) -> dict[str, Any]:
     dotted = id_.partition(":")[2]
     library = dotted.partition(".")[0]
@@ -232,7 +240,7 @@ def assemble(
     graph.unresolved = graph.counts.pop("unresolved", 0)
     graph.duplicate_edges = graph.counts.pop("duplicate edges", 0)
     knowledge = Knowledge(graph)
-    knowledge.add_notes(set(graph.ids))
+    knowledge.add_notes()
     knowledge.add_tags()
     libraries = sorted({id_ for record in records.values() for id_ in record.libraries})
     more_nodes = [*knowledge.nodes.values(), *map(external_node, libraries)]

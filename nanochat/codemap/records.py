@@ -20,8 +20,6 @@ from nanochat.codemap.files import Problem, decode
 from nanochat.codemap.syntax import Facts, read_python
 from nanochat.codemap.tags import find_tags
 
-VERSION = 1  # of what a record holds; another number starts afresh
-
 
 @dataclass
 class Record:
@@ -134,27 +132,40 @@ class Cache:
         self.lines: dict[str, tuple[str, str]] = {}  # shared and own facts, as JSON
 
     def load(self) -> None:
-        """A cache that can't be read, or of another version, is no cache."""
+        """A cache that is damaged, or was made by other code than this, is no cache."""
         try:
-            lines = self.path.read_text(encoding="utf-8").split("\n")
-            head = json.loads(lines[0])
-            if head != {"version": VERSION}:
-                return
-            for at in range(1, len(lines) - 1, 3):
-                rel, *values = json.loads(lines[at])
-                self.records[rel] = Record(*values)
-                self.lines[rel] = lines[at + 1], lines[at + 2]
-        except (OSError, ValueError, TypeError):
-            self.records, self.lines = {}, {}
+            raw = self.path.read_bytes()
+        except OSError:
+            return
+        body, _, end = raw.rpartition(b"\n")
+        if end.decode("latin-1") != f"{maker()} {content_hash(body)}":
+            return
+        lines = body.decode("utf-8").split("\n")
+        for at in range(0, len(lines) - 2, 3):
+            rel, *values = json.loads(lines[at])
+            self.records[rel] = Record(*values)
+            self.lines[rel] = lines[at + 1], lines[at + 2]
 
     def save(self, records: dict[str, Record], lines: dict[str, tuple[str, str]]) -> None:
+        said = hashlib.blake2b(digest_size=12)
+
         def rows() -> Iterator[str]:
-            yield json.dumps({"version": VERSION}) + "\n"
+            between = ""
             for rel, record in records.items():
                 shared, own = lines[rel]
-                yield f"{json.dumps([rel, *vars(record).values()])}\n{shared}\n{own}\n"
+                row = f"{between}{json.dumps([rel, *vars(record).values()])}\n{shared}\n{own}"
+                said.update(row.encode())
+                yield row
+                between = "\n"
+            yield f"\n{maker()} {said.hexdigest()}"
 
         write_whole(self.path, rows())
+
+
+def maker() -> str:
+    """A hash of the code that makes records: a changed indexer starts afresh."""
+    parts = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+    return content_hash(b"".join(parts))
 
 
 def write_whole(path: Path, parts: Iterable[str]) -> None:
