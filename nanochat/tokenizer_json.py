@@ -15,6 +15,7 @@ from typing import Any
 from nanochat.chat_format import SPECIALS, special_text
 
 
+# @learn:tokenization.unicode_and_bytes
 @cache
 def byte_characters() -> list[str]:
     """Byte -> the visible character that stands for it (GPT-2's table).

@@ -15,11 +15,13 @@ Number = Any  # a Value or a Node
 Vector = list[Number]
 
 
+# @learn:foundations.dot_product
 def linear(x: Sequence[Number], matrix: Sequence[Sequence[Number]]) -> Vector:
     """One sum of products for each row of the matrix."""
     return [sum(w * xi for w, xi in zip(row, x, strict=True)) for row in matrix]
 
 
+# @learn:foundations.softmax
 def softmax(scores: Sequence[Number]) -> Vector:
     """Scores become probabilities: positive, and they add up to 1."""
     shift = type(scores[0]).minus_max(scores)  # exp(800) overflows; exp(0) cannot
@@ -42,6 +44,7 @@ def next_scores(x: Sequence[Number], weights: dict[str, list[list[Number]]], nor
     return linear(normalise(x) if norm else x, weights.get("head", weights["token"]))
 
 
+# @learn:foundations.probability
 class CountBigram:
     """How often each token followed each other one, plus `smoothing` (Laplace) for the unseen.
 

@@ -27,6 +27,7 @@ class Evaluation:
         return asdict(self)
 
 
+# @learn:foundations.bits_per_byte
 def evaluate(
     loss: Callable[[list[int]], float],
     documents: Sequence[list[int]],

@@ -69,6 +69,7 @@ def all_scores(tokens: Sequence[int], shape: Shape, weights: Weights) -> Iterato
         yield next_scores(x, shape, weights, past)
 
 
+# @learn:foundations.cross_entropy
 def surprise(scores: Vector, target: int) -> Number:
     """-log of the probability of the target, in nats."""
     return -type(scores[0]).pick(softmax(scores), target).log()

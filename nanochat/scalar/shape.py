@@ -59,6 +59,7 @@ class Shape:
                 f"width {self.width} can't be split into {self.heads} heads: choose a divisor"
             )
 
+    # @learn:foundations.tensors
     @cached_property
     def matrices(self) -> dict[str, Matrix]:
         """Every matrix by name, in the order of the flat list and of the first random draws."""
@@ -103,6 +104,7 @@ class Shape:
             for m in self.matrices.values()
         }
 
+    # @learn:foundations.views_and_strides
     def as_arrays(self, flat: Any) -> dict[str, Any]:
         """A flat array or tensor (P,) as views (rows, columns)."""
         return {

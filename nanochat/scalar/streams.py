@@ -28,6 +28,7 @@ CONSTANTS = {
 LARGEST_SEED = 2**63 - 1
 
 
+# @learn:foundations.random_seeds
 class Streams:
     """The random streams of one run: `streams["init"].gauss(0, 1)`."""
 

@@ -93,6 +93,7 @@ class Node(Arithmetic):
         return options[0].tape.record(PICK, options[0].tape.list_of(options), which)
 
 
+# @learn:foundations.computation_graphs
 class Tape:
     """The recorder. Memory: 9 bytes a row."""
 

@@ -13,6 +13,7 @@ import numpy as np
 from nanochat.scalar.shape import Shape
 
 
+# @learn:foundations.broadcasting
 def normalise(x: np.ndarray, on: bool) -> tuple[np.ndarray, np.ndarray | None]:
     """RMSNorm (T, C) -> (T, C), and the scales (T, 1); off, x itself and None."""
     if not on:
@@ -29,6 +30,7 @@ def normalise_back(d: np.ndarray, y: np.ndarray, scale: np.ndarray | None) -> np
     return scale * (d - y * along[:, None])
 
 
+# @learn:foundations.softmax
 def softmax(scores: np.ndarray) -> np.ndarray:
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
     powers /= powers.sum(axis=-1, keepdims=True)

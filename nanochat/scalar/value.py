@@ -45,6 +45,7 @@ class Arithmetic:
         return self**-1 * other  # type: ignore[operator]
 
 
+# @learn:foundations.derivatives
 class Value(Arithmetic):
     """A float64 with a gradient. `inputs` are the Values it was made of, `slopes` d(self)/d(input).
 
@@ -79,6 +80,7 @@ class Value(Arithmetic):
         y = math.exp(self.data)
         return Value(y, (self,), (y,))
 
+    # @learn:foundations.logarithms
     def log(self) -> "Value":
         return Value(math.log(self.data), (self,), (1 / self.data,))
 
@@ -102,6 +104,7 @@ class Value(Arithmetic):
         """options[which] as a value of its own, so that a tape can record the choice."""
         return Value(options[which].data, (options[which],), (1.0,))
 
+    # @learn:foundations.backpropagation
     def backward(self, seed: float = 1.0) -> None:
         """Add seed * d(self)/d(v) to v.grad for every v below self; clear the gradients yourself.
 
@@ -113,6 +116,7 @@ class Value(Arithmetic):
             for source, slope in zip(value.inputs, value.slopes, strict=True):
                 source.grad += slope * value.grad
 
+    # @learn:foundations.computation_graphs
     def _inputs_first(self) -> "list[Value]":
         """Everything self was made of, each value after its inputs."""
         order: list[Value] = []
