@@ -159,6 +159,7 @@ class Answer:
             self.parts[-1]["text"] += text
 
     def completion(self) -> Completion:
+        """The finished answer, as a record."""
         assert self.finish_reason is not None, "the answer is finished"
         return Completion(
             len(self.prompt), self.tokens, self.forced, self.parts, self.finish_reason
@@ -286,6 +287,7 @@ class Engine:
         return Answer(prompt, sampling, self.tokenizer)
 
     def check_prompt(self, prompt: Sequence[int]) -> None:
+        """Refuse an empty prompt, and one that leaves no room for an answer."""
         if not len(prompt):
             raise EmptyPrompt("the prompt has no tokens: it begins with bos at least")
         if len(prompt) >= self.context:

@@ -129,6 +129,7 @@ class Watch:
         self.started = time.monotonic()
 
     def until_the_end(self, job: bytes) -> Outcome:
+        """Give the box its job and watch until it ends, or end it; the outcome is never missing."""
         process = self.box.process
         try:
             self._talk(job)

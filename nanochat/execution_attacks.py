@@ -47,6 +47,7 @@ class Scene:
     open_fd: int
 
     def context(self) -> dict[str, Any]:
+        """What an attack is told: where the bait lies."""
         column = MACHINES[platform.machine()][0]
         return {
             "secret": self.secret,
@@ -84,6 +85,7 @@ class Scene:
 
 @contextmanager
 def scene() -> Iterator[Scene]:
+    """Everything an attack could reach, set up and taken away again."""
     secret = secrets.token_hex(16)
     with tempfile.TemporaryDirectory(prefix="nanochat-bait-") as name:
         folder = Path(name)
@@ -208,6 +210,7 @@ def outside(code: str, bait: Scene) -> Outcome:
 
 
 def wrote(bait: Scene, outcome: Outcome) -> bool:
+    """Whether the attack left a file outside; takes it away."""
     written = bait.folder / "written"
     found = written.exists()
     written.unlink(missing_ok=True)

@@ -154,6 +154,7 @@ def python_name() -> str:
 
 
 def bubblewrap_command(disk_bytes: int, filter_fd: int) -> list[str]:
+    """The command that starts a box of namespaces around the runner."""
     root = os.geteuid() == 0
     shown = {name: f"{STAGE}/{name}" for name in places()} if root else places()
     command = [
@@ -182,6 +183,7 @@ def bubblewrap_command(disk_bytes: int, filter_fd: int) -> list[str]:
 
 
 def landlock_command(disk_bytes: int) -> list[str]:
+    """The command that starts the runner where Landlock alone keeps it in."""
     seen = places()
     if os.geteuid() != 0:
         python = f"{sys.base_prefix}/{python_name()}"

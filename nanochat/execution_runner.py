@@ -97,6 +97,7 @@ def shut_in(packages: str, rules: bytes) -> None:
 
 
 def install_filter(libc: ctypes.CDLL, rules: bytes) -> None:
+    """Hand the system-call filter to the kernel; from here on it holds."""
     buffer = ctypes.create_string_buffer(rules, len(rules))
     head = struct.pack("HxxxxxxQ", len(rules) // 8, ctypes.addressof(buffer))
     if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.c_char_p(head), 0, 0):
@@ -124,6 +125,7 @@ def run_code(code: str) -> dict[str, Any]:
 
 
 def answer_calls(calls: list[str], namespace: dict[str, Any], pipe: io.TextIOBase) -> None:
+    """Evaluate each expression and write its value, or its error, as a line of JSON."""
     for number, call in enumerate(calls):
         try:
             value = json.dumps(plain(eval(call, namespace)), allow_nan=False)

@@ -81,6 +81,7 @@ class BlockStore:
             self.idle.pop(block, None)
 
     def release(self, blocks: Sequence[Block]) -> None:
+        """Give blocks back; one that nobody holds may be overwritten."""
         for block in blocks:
             assert block.holders > 0, "released once for each hold"
             block.holders -= 1

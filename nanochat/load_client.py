@@ -67,6 +67,7 @@ class Target:
         self.timeout_s = settings.timeout_s
 
     def head(self, method: str, path: str, length: int) -> bytes:
+        """The first lines of an HTTP request."""
         key = f"Authorization: Bearer {self.api_key}\r\n" if self.api_key else ""
         return (
             f"{method} {path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\nConnection: close\r\n"
@@ -74,6 +75,7 @@ class Target:
         ).encode()
 
     def request(self, ask: Ask) -> bytes:
+        """A whole HTTP request for one answer."""
         body: dict[str, Any] = {"max_tokens": ask.max_tokens, "seed": ask.seed, "temperature": 1}
         if self.path.endswith("/chat/completions"):
             system = [{"role": "system", "content": ask.system}] if ask.system else []
@@ -111,6 +113,7 @@ async def ask(target: Target, wish: Ask) -> Outcome:
 
 
 async def read_answer(reader: asyncio.StreamReader, wish: Ask, outcome: Outcome) -> None:
+    """Read one streamed answer and note when each piece came."""
     outcome.status, headers = await read_head(reader)
     pieces = read_body(reader, headers)
     if outcome.status == 200 and "text/event-stream" in headers.get("content-type", ""):

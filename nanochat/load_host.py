@@ -55,6 +55,7 @@ def hosted(settings: LoadSettings) -> Iterator[str]:
 def start(
     settings: LoadSettings, environment: dict[str, str], errors: IO[str]
 ) -> subprocess.Popen[str]:
+    """Start the server to be measured and wait until it answers."""
     command = [sys.executable, "-m", "scripts.chat_web", "--port", "0"]
     return subprocess.Popen(
         command + shlex.split(settings.server_flags),
@@ -66,6 +67,7 @@ def start(
 
 
 def stop(process: subprocess.Popen[str]) -> None:
+    """End the server, gently first."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:

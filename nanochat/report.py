@@ -134,6 +134,7 @@ def summary(report: Report) -> Record:
 
 
 def needed(found: Record | None, stage: str) -> Record:
+    """The record, or the sentence that says how to make it."""
     if found is None:
         raise RecordMissing(
             f"no {stage} record in {report_dir()}; run `make build`, or `{MAKER[stage]}` alone"

@@ -216,6 +216,7 @@ dt { font-weight: 600 } dd { margin: 0 0 .5rem }
 
 
 def html_table(heads: Row, rows: Sequence[Row]) -> str:
+    """A table whose first column heads its row."""
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in heads)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'

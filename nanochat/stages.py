@@ -260,6 +260,7 @@ def only_build(log: Log) -> Iterator[int]:
 
 
 def wait_for_lock(lock: int, log: Log) -> None:
+    """Wait a moment for the build's lock. Raises BuildAtWork."""
     deadline = time.monotonic() + LOCK_WAIT_S
     told = False
     while True:

@@ -121,6 +121,7 @@ class Statistics:
         self.questions: set[str] = set()
 
     def add(self, chunk: Chunk) -> None:
+        """Count one more piece of what was written."""
         self.items += len(chunk.lines)
         self.words += chunk.words
         self.distinct |= {word.strip('.,:!?"') for word in chunk.distinct}
@@ -128,6 +129,7 @@ class Statistics:
         self.questions |= chunk.questions
 
     def as_dict(self) -> dict[str, Any]:
+        """The counts as they stand in the manifest."""
         record: dict[str, Any] = {"items": self.items, "words": self.words}
         record["distinct_words"] = len({w.lower() for w in self.distinct if w.isalpha()})
         if self.kinds:
@@ -137,6 +139,7 @@ class Statistics:
 
 
 def write_parquet(path: Path, lines: list[str]) -> None:
+    """One shard of stories, whole or not at all."""
     import pyarrow  # here, so that the workers that only write text start at once
     from pyarrow import parquet
 
@@ -193,6 +196,7 @@ def write_tinyworld(
 def write_manifest(
     directory: Path, settings: WorldSettings, statistics: dict[str, Any]
 ) -> dict[str, Any]:
+    """What was written, with which settings, and a checksum of each file."""
     files = sorted(p for p in directory.iterdir() if p.suffix in (".parquet", ".jsonl"))
     manifest = {
         "settings": asdict(settings),

@@ -57,6 +57,7 @@ def ask_where_person(rng: Random, story: Story, _: bool) -> Question | None:
 
 
 def ask_where_object(rng: Random, story: Story, _: bool) -> Question | None:
+    """Where does a thing lie? None when everything is carried."""
     if not story.world.lies:
         return None
     thing, place = pick(rng, list(story.world.lies.items()))

@@ -78,6 +78,7 @@ class Parser:
         return value
 
     def sum(self, depth: int) -> Fraction:
+        """Terms added and subtracted from left to right."""
         value = self.product(depth)
         while sign := self.take("+-"):
             term = self.product(depth)
@@ -85,6 +86,7 @@ class Parser:
         return value
 
     def product(self, depth: int) -> Fraction:
+        """Factors multiplied and divided from left to right."""
         value = self.factor(depth)
         while sign := self.take("*/"):
             term = self.factor(depth)
@@ -92,6 +94,7 @@ class Parser:
         return value
 
     def factor(self, depth: int) -> Fraction:
+        """A number or a bracket, with any signs before it."""
         if depth > MAX_DEPTH:
             raise Nonsense("too many brackets")
         sign = 1

@@ -25,6 +25,7 @@ def verbs() -> dict[str, str]:
 
 
 def show_help() -> None:
+    """Print every verb with the first line of its script."""
     print("usage: nanochat VERB [--help] [flags]\n\nverbs:")
     table = verbs()
     width = max(map(len, table))

@@ -59,6 +59,7 @@ def wrap(text: str, width: int = 96) -> str:
 
 
 def shuffled_names() -> list[str]:
+    """The names in the order microgpt.py learns them."""
     microgpt = load_microgpt()
     names: list[str] = microgpt.read_lines(microgpt.NAMES)
     random.Random(microgpt.SEED).shuffle(names)
@@ -79,6 +80,7 @@ def data(name: str) -> str:
 
 
 def part(match: re.Match[str]) -> str:
+    """What stands for one `{{...}}` of the page."""
     pattern = match.group(1)
     if pattern.startswith("data:"):
         return data(pattern.removeprefix("data:"))

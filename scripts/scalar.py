@@ -51,6 +51,7 @@ def show_line() -> Callable[[str], None]:
 
 
 def run_train(argv: Sequence[str]) -> dict[str, Any] | None:
+    """Train, report, save."""
     s = parse(TrainSettings, argv, "nanochat scalar train", "Train a model; save it; report.")
     folder = s.out or checkpoints_dir("scalar", s.tag)
     record = train(s, folder, library_folder(), show_line())
@@ -60,6 +61,7 @@ def run_train(argv: Sequence[str]) -> dict[str, Any] | None:
 
 
 def run_sample(argv: Sequence[str]) -> dict[str, Any] | None:
+    """Draw text from a saved run."""
     s = parse(SampleSettings, argv, "nanochat scalar sample", "Draw text from a trained model.")
     sampler = Sampler(s, checkpoints_dir("scalar", s.tag), library_folder())
     texts = []
@@ -70,6 +72,7 @@ def run_sample(argv: Sequence[str]) -> dict[str, Any] | None:
 
 
 def run_ablate(argv: Sequence[str]) -> dict[str, Any] | None:
+    """Run the study and print what matters."""
     s = parse(AblateSettings, argv, "nanochat scalar ablate", "Vary settings; find what matters.")
     folder = s.out or report_dir() / "scalar" / s.tag
     axes, rows, timings = run_study(s, folder, library_folder(), show_line())
@@ -92,6 +95,7 @@ def page_one() -> Any:
 
 
 def run_bench(argv: Sequence[str]) -> dict[str, Any] | None:
+    """Measure the engines side by side."""
     s = parse(BenchSettings, argv, "nanochat scalar bench", "Our engines beside microgpt.py.")
     record = bench(s, page_one(), library_folder(), show_line())
     print(f"{chr(10) if sys.stderr.isatty() else ''}{table(record)}")

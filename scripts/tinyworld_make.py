@@ -47,6 +47,7 @@ def show_progress(what: str, done: int, total: int) -> None:
 
 
 def show(directory: Path, manifest: dict[str, Any]) -> None:
+    """Print what was written, in figures."""
     print(f"TinyWorld in {directory}")
     for name, numbers in manifest["statistics"].items():
         facts = [f"{k.replace('_', ' ')} {v:,}" for k, v in numbers.items() if isinstance(v, int)]

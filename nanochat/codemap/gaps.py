@@ -54,6 +54,7 @@ def bad_files(graph: Graph) -> Iterator[Gap]:
 
 
 def used_but_not_written(graph: Graph) -> Iterator[Gap]:
+    """Tags and prerequisites whose note is missing."""
     for tag in tags(graph):
         if tag["kind"] == "learn" and tag["id"] not in graph.notes:
             said = f"{tag['id']} is used here and no note explains it"
@@ -77,6 +78,7 @@ def written_but_not_used(graph: Graph) -> Iterator[Gap]:
 
 
 def to_be_explained(graph: Graph) -> Iterator[Gap]:
+    """Every `@todo:explain`."""
     for tag in tags(graph):
         if tag["kind"] == "todo:explain":
             said = f"{tag['id']} waits for an explanation"
@@ -112,6 +114,7 @@ def fault_of_entry(root: Path, entry: dict[str, str]) -> str:
 
 
 def bare_functions(graph: Graph) -> Iterator[Gap]:
+    """Public functions whose docstring is missing."""
     for rel, record in graph.records.items():
         if not rel.startswith(NOT_TAUGHT):
             for id_, line in record.bare:
@@ -139,6 +142,7 @@ def circles(graph: Graph) -> Iterator[Gap]:
 
 
 def ill_formed_notes(graph: Graph) -> Iterator[Gap]:
+    """Notes that are not as their README asks."""
     for note in graph.notes.values():
         for line, said in faults(note, graph.root):
             yield Gap("note not as agreed", note.file, line, said)
@@ -176,6 +180,7 @@ def headings_of(page: Path) -> set[str]:
 
 
 def isolated(graph: Graph) -> Iterator[Gap]:
+    """Concepts that nothing but their own note is joined to."""
     for id_ in graph.isolated_concepts:
         name = id_.partition(":")[2]
         note = graph.notes.get(name)
@@ -183,6 +188,7 @@ def isolated(graph: Graph) -> Iterator[Gap]:
 
 
 def wrong_examples(graph: Graph) -> Iterator[Gap]:
+    """Worked examples that print something else than they say."""
     for note in graph.notes.values():
         said = run_example(note)
         if said:

@@ -173,6 +173,7 @@ class Knowledge:
                 self.link("visualises", f"viz:{viz}", f"concept:{note.id}")
 
     def add_tags(self) -> None:
+        """Concepts, terms and visualisations that only the code names."""
         for record in self.graph.records.values():
             for tag in record.tags:
                 if tag["kind"] in ("learn", "todo:explain"):

@@ -63,6 +63,7 @@ def link_file(values: Values, rel: str, own: Facts) -> Links:
 
 
 def link_bases(values: Values, links: Links, rel: str, number: int, lines: list[int]) -> None:
+    """An inherits edge to each base that is known; the others are listed."""
     symbol = values.facts[rel]["symbols"][number]
     outer = values.facts[rel]["scopes"][symbol["scope"]]["parent"]
     name = symbol_id(values, rel, number)
@@ -103,6 +104,7 @@ def call_targets(values: Values, form: Form, rel: str, scope: int) -> list[str]:
 
 
 def target_id(values: Values, value: Value) -> str:
+    """The node that a value is; '' for a value that is none."""
     kind = value[0]
     if kind in ("cls", "fun"):
         return symbol_id(values, value[1], value[2])

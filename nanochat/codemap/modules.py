@@ -47,6 +47,7 @@ class Modules:
         return self.found[key]
 
     def relative(self, module: str, level: int, here: str) -> Place:
+        """`from ..a import b`: so many folders up, then down again."""
         folder = here
         for _ in range(level - 1):
             folder = parent(folder)
@@ -55,6 +56,7 @@ class Modules:
         return place or ("external", f"{self.inside}.{name}".strip("."))
 
     def absolute(self, module: str, importer: str) -> Place:
+        """`import a.b`, in the order Python would look."""
         if self.inside:
             first = f"{self.inside}."
             if f"{module}.".startswith(first):

@@ -143,6 +143,7 @@ def sections(note: Note) -> dict[str, tuple[int, str]]:
 
 
 def headings(note: Note) -> Iterator[tuple[int, str]]:
+    """The title once, then the sections, in order and none empty."""
     hidden = FENCED.sub("", note.body)
     titles = re.findall(r"^# (.*)$", hidden, re.M)
     if titles != [note.title]:
@@ -156,6 +157,7 @@ def headings(note: Note) -> Iterator[tuple[int, str]]:
 
 
 def questions(note: Note) -> Iterator[tuple[int, str]]:
+    """Three questions, each with its answer."""
     line, text = sections(note).get("Check yourself", (1, ""))
     asked = re.findall(r"^(\d+)\. ", text, re.M)
     answered = text.count("**Answer.**")

@@ -47,6 +47,7 @@ class Reader:
         self.scopes[self.at]["names"].setdefault(name, []).append(what or ["?"])
 
     def read(self, node: ast.AST) -> None:
+        """Read one node: by its reader, else by reading what is in it."""
         reader = READERS.get(type(node))
         if reader:
             reader(self, node)
@@ -62,6 +63,7 @@ class Reader:
     # --- functions and classes
 
     def add_symbol(self, node: Any, kind: str) -> int:
+        """Note a function or class; returns its number."""
         outer = self.scopes[self.at]["symbol"]
         prefix = f"{self.symbols[outer]['name']}." if outer >= 0 else ""
         name = plain = prefix + node.name
@@ -88,6 +90,7 @@ class Reader:
         return len(self.symbols) - 1
 
     def read_function(self, node: FUNCTION) -> None:
+        """A function: its symbol, its parameters, its body in a scope of its own."""
         args = node.args
         everything = [*args.posonlyargs, *args.args, *args.kwonlyargs]
         self.read_all([*node.decorator_list, *args.defaults, *args.kw_defaults, node.returns])
@@ -110,6 +113,7 @@ class Reader:
         self.at = outer
 
     def bind_parameters(self, node: FUNCTION, number: int, outer: int) -> None:
+        """Give each parameter the meaning its place, annotation or default has."""
         args = node.args
         positional = [*args.posonlyargs, *args.args]
         symbol = self.symbols[number]
@@ -136,6 +140,7 @@ class Reader:
                 self.bind(rest.arg, ["of", ["[]", ["n", box], ["t", parts]]])
 
     def read_class(self, node: ast.ClassDef) -> None:
+        """A class: its symbol, its bases, its body in a scope of its own."""
         self.read_all([*node.decorator_list, *node.bases, *node.keywords])
         number = self.add_symbol(node, "class")
         symbol, outer = self.symbols[number], self.at
@@ -153,6 +158,7 @@ class Reader:
         self.at = outer
 
     def read_lambda(self, node: ast.Lambda) -> None:
+        """A function without a name: a scope, and parameters nobody knows."""
         self.read_all([*node.args.defaults, *node.args.kw_defaults])
         outer, args = self.at, node.args
         self.at = self.open_scope("lambda", outer, self.scopes[outer]["symbol"])
@@ -192,6 +198,7 @@ class Reader:
             owner["self"].setdefault(target.attr, []).append(["@", self.at, value or ["?"]])
 
     def read_assign(self, node: ast.Assign) -> None:
+        """`a = b = value`, and the list in `__all__`."""
         self.read(node.value)
         for target in node.targets:
             self.assign(target, encode(node.value))
@@ -214,6 +221,7 @@ class Reader:
         self.read_all([*node.body, *node.orelse])
 
     def read_with(self, node: ast.With | ast.AsyncWith) -> None:
+        """`with value as name`."""
         for item in node.items:
             self.read(item.context_expr)
             if item.optional_vars:
@@ -222,6 +230,7 @@ class Reader:
         self.read_all(node.body)
 
     def read_except(self, node: ast.ExceptHandler) -> None:
+        """`except A as name` makes name an instance of A."""
         self.read_all([node.type])
         if node.name and node.type:
             kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
@@ -230,6 +239,7 @@ class Reader:
         self.read_all(node.body)
 
     def read_comprehension(self, node: Any) -> None:
+        """A comprehension: a scope in which its targets take what they loop over."""
         outer = self.at
         for i, part in enumerate(node.generators):
             self.read(part.iter)  # the first one belongs to the scope around
@@ -245,6 +255,7 @@ class Reader:
         self.at = outer
 
     def read_pattern(self, node: ast.MatchAs | ast.MatchStar) -> None:
+        """A name caught by a case of `match`; `case A() as name` makes it an A."""
         kind = getattr(node, "pattern", None)
         if node.name:
             declared = encode(kind.cls) if isinstance(kind, ast.MatchClass) else None
@@ -257,6 +268,7 @@ class Reader:
             self.bind(name, ["outer", isinstance(node, ast.Global)])
 
     def read_return(self, node: ast.Return) -> None:
+        """Keep what is returned where no annotation says it."""
         self.read_all([node.value])
         scope = self.scopes[self.at]
         if scope["kind"] == "function" and node.value is not None:
@@ -266,6 +278,7 @@ class Reader:
                 gives.append(form)
 
     def read_yield(self, node: ast.Yield) -> None:
+        """Keep what is yielded where no annotation says it."""
         self.read_all([node.value])
         scope = self.scopes[self.at]
         form = encode(node.value)
@@ -275,6 +288,7 @@ class Reader:
     # --- imports and calls
 
     def read_import(self, node: ast.Import) -> None:
+        """`import a.b as c`."""
         for alias in node.names:
             self.imports.append([node.lineno, alias.name, 0, None])
             if alias.asname:
@@ -283,6 +297,7 @@ class Reader:
                 self.bind(alias.name.split(".")[0], ["import", alias.name.split(".")[0], 0, ""])
 
     def read_import_from(self, node: ast.ImportFrom) -> None:
+        """`from a import b as c`, relative and starred ones too."""
         module = node.module or ""
         for alias in node.names:
             self.imports.append([node.lineno, module, node.level, alias.name])
@@ -312,6 +327,7 @@ def is_fixture(symbol: dict[str, Any]) -> bool:
 
 
 def is_class_method(symbol: dict[str, Any]) -> bool:
+    """Whether the first argument is the class."""
     name = symbol["name"].rpartition(".")[2]
     return "classmethod" in symbol["decorators"] or name in (
         *("__new__", "__init_subclass__", "__class_getitem__"),

@@ -48,6 +48,7 @@ class Types:
         return joined([self.instance(value, rel, scope) for value in found])
 
     def instance(self, value: "Value", rel: str, scope: int) -> "Many":
+        """An instance of what `value` is, if it is a class or a type."""
         kind = value[0]
         if kind == "cls":
             return (("obj", value[1], value[2]),)
@@ -98,6 +99,7 @@ class Types:
         return found
 
     def find_returned(self, function: "Value") -> "Many":
+        """`returned`, not remembered."""
         _, rel, number = function
         symbol = self.values.facts[rel]["symbols"][number]
         if symbol["returns"]:

@@ -35,6 +35,7 @@ DEEPEST = 60
 
 
 def union(*groups: Many) -> Many:
+    """Several answers as one, without repeats, and not too many."""
     together = dict.fromkeys(value for group in groups for value in group)
     return tuple(together)[:MOST_VALUES]
 
@@ -52,6 +53,7 @@ class Values:
         self.types = Types(self)
 
     def remember(self, key: Any, compute: Callable[[], Any], cut: Any = ()) -> Any:
+        """The answer to a question, computed once; `cut` when the question is in its own answer."""
         memo = self.local_memo if isinstance(key[1], int) else self.memo
         hit = memo.get(key)
         if hit:
@@ -84,20 +86,20 @@ class Values:
     def each(self, form: Form, rel: str, scope: int, step: Callable[[Value], Many]) -> Many:
         return union(*[step(value) for value in self.eval(form, rel, scope)])
 
-    def eval_name(self, form: list[Any], rel: str, scope: int) -> Many:
+    def _eval_name(self, form: list[Any], rel: str, scope: int) -> Many:
         return self.lookup(rel, scope, form[1]) or ()
 
-    def eval_attribute(self, form: list[Any], rel: str, scope: int) -> Many:
+    def _eval_attribute(self, form: list[Any], rel: str, scope: int) -> Many:
         return self.each(form[1], rel, scope, lambda value: self.attribute(value, form[2]))
 
-    def eval_call(self, form: list[Any], rel: str, scope: int) -> Many:
+    def _eval_call(self, form: list[Any], rel: str, scope: int) -> Many:
         if form[1] == ["n", "super"]:
             owner = self.class_around(rel, scope)
             return (("super", rel, owner),) if owner >= 0 else ()
         asked = (form[2], rel, scope)
         return self.each(form[1], rel, scope, lambda value: self.call(value, asked))
 
-    def eval_item(self, form: list[Any], rel: str, scope: int) -> Many:
+    def _eval_item(self, form: list[Any], rel: str, scope: int) -> Many:
         found: Many = ()
         for value in self.eval(form[1], rel, scope):
             if value[0] in ("ext", "cls") and form[2] and form[2][0] not in ("#", ":"):
@@ -106,7 +108,7 @@ class Values:
                 found = union(found, item_of(self, value, form[2]))
         return found
 
-    def eval_many(self, form: list[Any], rel: str, scope: int) -> Many:
+    def _eval_many(self, form: list[Any], rel: str, scope: int) -> Many:
         items = [self.eval(item, rel, scope) for item in form[1]]
         if form[0] == "t":
             return (("tup", tuple(items)),)
@@ -114,11 +116,11 @@ class Values:
             return (("xobj", "builtins.list", (union(*items),)),)
         return (("xobj", "builtins.dict", ((), union(*items))),)
 
-    def eval_constant(self, form: list[Any], rel: str, scope: int) -> Many:
+    def _eval_constant(self, form: list[Any], rel: str, scope: int) -> Many:
         known = form[1] not in ("NoneType", "ellipsis")
         return (("xobj", f"builtins.{form[1]}", ()),) if known else ()
 
-    def eval_operation(self, form: list[Any], rel: str, scope: int) -> Many:
+    def _eval_operation(self, form: list[Any], rel: str, scope: int) -> Many:
         """Text plus anything is text, a path over anything a path; the rest is not followed."""
         left = self.eval(form[1], rel, scope)
         return tuple(v for v in left if v[0] == "xobj" and v[1] in CLOSED_UNDER_OPERATORS)
@@ -149,10 +151,10 @@ class Values:
 
     def module_member(self, rel: str, name: str) -> Many:
         """What `name` means in the module `rel`: bound there, starred in, or a submodule."""
-        found = self.remember(("m", rel, name), lambda: self.find_member(rel, name))
+        found = self.remember(("m", rel, name), lambda: self._find_member(rel, name))
         return found  # type: ignore[no-any-return]
 
-    def find_member(self, rel: str, name: str) -> Many:
+    def _find_member(self, rel: str, name: str) -> Many:
         self.deps.add((rel, name))
         facts = self.facts[rel]
         bindings = facts["scopes"][0]["names"].get(name)
@@ -182,10 +184,10 @@ class Values:
     def bound(self, bindings: list[list[Any]], rel: str, scope: int, name: str) -> Many:
         """The values of a name's bindings in one scope."""
         if len(bindings) > 1:
-            bindings = self.without_overloads(bindings, rel)
-        return union(*[self.binding(binding, rel, scope, name) for binding in bindings])
+            bindings = self._without_overloads(bindings, rel)
+        return union(*[self._binding(binding, rel, scope, name) for binding in bindings])
 
-    def without_overloads(self, bindings: list[list[Any]], rel: str) -> list[list[Any]]:
+    def _without_overloads(self, bindings: list[list[Any]], rel: str) -> list[list[Any]]:
         symbols = self.facts[rel]["symbols"]
 
         def is_extra(binding: list[Any]) -> bool:
@@ -196,13 +198,13 @@ class Values:
 
         return [binding for binding in bindings if not is_extra(binding)] or bindings
 
-    def binding(self, binding: list[Any], rel: str, scope: int, name: str) -> Many:
+    def _binding(self, binding: list[Any], rel: str, scope: int, name: str) -> Many:
         kind = binding[0]
         if kind == "symbol":
             symbol = self.facts[rel]["symbols"][binding[1]]
             return (("cls" if symbol["kind"] == "class" else "fun", rel, binding[1]),)
         if kind == "import":
-            return self.imported(*binding[1:], rel=rel)
+            return self._imported(*binding[1:], rel=rel)
         if kind == "self":
             return (("obj", rel, binding[1]),)
         if kind == "cls":
@@ -228,7 +230,7 @@ class Values:
                     return union(*[enter_of(self, v) if v[0] == "xobj" else (v,) for v in given])
         return ()
 
-    def imported(self, module: str, level: int, name: str, rel: str) -> Many:
+    def _imported(self, module: str, level: int, name: str, rel: str) -> Many:
         place = self.modules.find(module, level, rel)
         if not name:
             return self.module_at(place)
@@ -252,6 +254,7 @@ class Values:
     # --- attributes
 
     def attribute(self, value: Value, name: str) -> Many:
+        """value.name for every kind of value."""
         kind = value[0]
         if kind == "file":
             return self.module_member(value[1], name)
@@ -269,10 +272,10 @@ class Values:
         return ()
 
     def class_member(self, value: Value, name: str) -> Many:
-        found = self.remember(("c", *value, name), lambda: self.find_class_member(value, name))
+        found = self.remember(("c", *value, name), lambda: self._find_class_member(value, name))
         return found  # type: ignore[no-any-return]
 
-    def find_class_member(self, value: Value, name: str) -> Many:
+    def _find_class_member(self, value: Value, name: str) -> Many:
         line = self.ancestry(value[1], value[2])
         libraries = []
         for ancestor in line[1:] if value[0] == "super" else line:
@@ -280,14 +283,14 @@ class Values:
                 if has_attribute(ancestor[1], name):
                     libraries.append(ancestor[1])
                 continue
-            found = self.own_member(ancestor, name, value[0] != "cls")
+            found = self._own_member(ancestor, name, value[0] != "cls")
             if found is not None:
                 return found
         if name == "apply" and AUTOGRAD & set(libraries):
             return self.class_member(value, "forward")
         return (("ext", f"{libraries[0]}.{name}"),) if len(libraries) == 1 else ()
 
-    def own_member(self, owner: Value, name: str, on_instance: bool) -> Many | None:
+    def _own_member(self, owner: Value, name: str, on_instance: bool) -> Many | None:
         """What a class itself says about an attribute; None when nothing."""
         facts = self.facts[owner[1]]
         scope = facts["symbols"][owner[2]]["scope"]
@@ -299,9 +302,9 @@ class Values:
         found = self.bound(bindings, owner[1], scope, name)
         if not on_instance:
             return found
-        return union(*[self.if_property(value) for value in found])
+        return union(*[self._if_property(value) for value in found])
 
-    def if_property(self, value: Value) -> Many:
+    def _if_property(self, value: Value) -> Many:
         if value[0] != "fun":
             return (value,)
         marks = self.facts[value[1]]["symbols"][value[2]]["decorators"]
@@ -310,10 +313,10 @@ class Values:
 
     def ancestry(self, rel: str, number: int) -> list[Value]:
         """A class and what it inherits from, nearest first."""
-        line = self.remember(("a", rel, number), lambda: self.find_ancestry(rel, number), [])
+        line = self.remember(("a", rel, number), lambda: self._find_ancestry(rel, number), [])
         return line  # type: ignore[no-any-return]
 
-    def find_ancestry(self, rel: str, number: int) -> list[Value]:
+    def _find_ancestry(self, rel: str, number: int) -> list[Value]:
         line: list[Value] = [("cls", rel, number)]
         for base in self.bases(rel, number):
             if base[0] == "cls":
@@ -358,15 +361,15 @@ class Values:
 
 
 OPERATIONS: dict[str, Callable[[Values, list[Any], str, int], Many]] = {
-    "n": Values.eval_name,
-    ".": Values.eval_attribute,
-    "()": Values.eval_call,
-    "[]": Values.eval_item,
-    "t": Values.eval_many,
-    "l": Values.eval_many,
-    "d": Values.eval_many,
-    "k": Values.eval_constant,
-    "op": Values.eval_operation,
+    "n": Values._eval_name,
+    ".": Values._eval_attribute,
+    "()": Values._eval_call,
+    "[]": Values._eval_item,
+    "t": Values._eval_many,
+    "l": Values._eval_many,
+    "d": Values._eval_many,
+    "k": Values._eval_constant,
+    "op": Values._eval_operation,
     "e": lambda self, f, rel, at: self.each(f[1], rel, at, lambda v: element_of(self, v)),
     "w": lambda self, f, rel, at: self.each(f[1], rel, at, lambda v: enter_of(self, v)),
     "|": lambda self, f, rel, at: union(*[self.eval(part, rel, at) for part in f[1]]),

@@ -118,6 +118,7 @@ class ServerMetrics:
     # --- events ---
 
     def prompt_read(self, tokens: int, cached: int) -> None:
+        """Count a prompt's tokens, and how many of them were remembered."""
         self.prompt_tokens.inc(tokens)
         self.cached_tokens.inc(cached)
         self.prefix_queries.inc(tokens)
@@ -219,6 +220,7 @@ class HttpSeries:
         self.buckets[key][bisect_left(WHOLE_S, seconds)] += 1
 
     def collect(self) -> Iterable[Metric]:
+        """The HTTP figures in the form Prometheus reads."""
         requests = CounterMetricFamily(
             "nanochat_http_requests",
             "HTTP requests answered",

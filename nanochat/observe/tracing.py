@@ -171,6 +171,7 @@ def encode_attribute(key: str, value: Value) -> str:
 
 
 def encode_value(value: Value) -> str:
+    """A value as OTLP/JSON writes it, by type."""
     if isinstance(value, str):
         return f'{{"stringValue":{quote(value)}}}'
     if isinstance(value, bool):  # before int: True is one

@@ -62,6 +62,7 @@ def unpack(data: bytes) -> dict[str, np.ndarray]:
 
 
 def write_durably(path: Path, data: bytes) -> None:
+    """Write and wait until the disk has it."""
     with open(path, "wb") as file:
         file.write(data)
         file.flush()

@@ -62,6 +62,7 @@ class ObjectEngine:
     def gradient(
         self, parameters: np.ndarray, document: Sequence[int], gradient: np.ndarray, seed: float
     ) -> float:
+        """Loss of a document; adds `seed` times its gradient to `gradient`."""
         for value, number in zip(self._values, gradient.tolist(), strict=True):
             value.grad = number
         with no_collector():
@@ -78,6 +79,7 @@ class ObjectEngine:
             return self._loss(parameters, document).data
 
     def scores(self, parameters: np.ndarray, tokens: Sequence[int]) -> list[float]:
+        """Scores of the token after `tokens`."""
         for value, number in zip(self._values, parameters.tolist(), strict=True):
             value.data = number
         *_, last = minigpt.all_scores(tokens, self._shape, self._weights)
@@ -137,6 +139,7 @@ class TapeEngine:
         return self._run(parameters, document)[1]
 
     def scores(self, parameters: np.ndarray, tokens: Sequence[int]) -> list[float]:
+        """Scores of the token after `tokens`; a program for each length is kept."""
         n = len(tokens)
         if n not in self._score_programs:
             rows = self._scores[n - 1]

@@ -55,6 +55,7 @@ class MemoryDriftGuard:
         self._recent: deque[int] = deque(maxlen=window)
 
     def check(self, where: str) -> None:
+        """Raise MemoryDrift when memory has grown beyond its factor."""
         self._recent.append(self._measure())
         least, now = min(self._recent), self._recent[-1]
         if now > least * self.ratio and now - least > NOISE_BYTES:
@@ -71,6 +72,7 @@ def check_loss(loss: float, step: int) -> float:
 
 
 def check_sampling(s: SampleSettings) -> None:
+    """Refuse settings that no distribution can be drawn with."""
     if not 0 < s.temperature < math.inf:
         raise BadRequest(f"--temperature {s.temperature}: it must be a number above 0")
     if s.top_k is not None and s.top_k < 1:

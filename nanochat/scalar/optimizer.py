@@ -93,6 +93,7 @@ def adam_in_numpy(
     square: np.ndarray,
     k: dict[str, float],
 ) -> None:
+    """One Adam step over whole arrays, in place."""
     mean *= k["beta1"]
     mean += k["rest1"] * gradient
     square *= k["beta2"]

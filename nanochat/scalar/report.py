@@ -41,6 +41,7 @@ def card(record: dict[str, Any]) -> str:
 
 
 def write_report(folder: Path, record: dict[str, Any]) -> None:
+    """Leave report.json, losses.csv and report.md in the run's folder."""
     short = {name: value for name, value in record.items() if name != "losses"}
     rows = "".join(f"{step},{loss!r}\n" for step, loss in enumerate(record["losses"], 1))
     write_atomically(folder / "report.json", json.dumps(short, indent=1) + "\n")

@@ -112,6 +112,7 @@ class Tape:
         return len(self.ops)
 
     def record(self, op: int, left: int, right: int = 0) -> Node:
+        """Append one operation; returns its node."""
         self.ops.append(op)
         self.left.append(left)
         self.right.append(right)
@@ -143,6 +144,7 @@ class Tape:
         return self._constant_nodes[which]
 
     def constant_number(self, number: float) -> int:
+        """The number of a constant, each value kept once."""
         key = float(number).hex()  # tells 0.0 from -0.0
         if key not in self._constant_numbers:
             self._constant_numbers[key] = len(self.constants)
@@ -150,6 +152,7 @@ class Tape:
         return self._constant_numbers[key]
 
     def list_of(self, nodes: Sequence[Node]) -> int:
+        """Where the list of these nodes begins, each list kept once."""
         rows = tuple(node.index for node in nodes)
         assert rows, "a pick or a maximum needs at least one option"
         if rows not in self._lists_seen:

@@ -38,6 +38,7 @@ class Sums:
     buffer_y: np.ndarray  # (K, B)
 
     def run(self, xs: np.ndarray, ys: np.ndarray, out: np.ndarray) -> None:
+        """Multiply and add up all these rows at once."""
         xs.take(self.x, out=self.buffer_x, mode="clip")
         ys.take(self.y, out=self.buffer_y, mode="clip")
         np.multiply(self.buffer_x, self.buffer_y, out=self.buffer_x)
@@ -62,6 +63,7 @@ class Calls:
     exponent: float
 
     def run(self, values: np.ndarray) -> None:
+        """Compute one function over all these rows, and its slopes."""
         x = values[self.operand]
         out = values[self.start : self.start + len(x)]
         slope = values[self.slope_start : self.slope_start + len(x)]

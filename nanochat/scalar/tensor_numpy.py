@@ -152,6 +152,7 @@ class NumpyEngine:
     def gradient(
         self, parameters: np.ndarray, document: Sequence[int], gradient: np.ndarray, seed: float
     ) -> float:
+        """Loss of a document; adds `seed` times its gradient, found by hand layer by layer."""
         powers, total, loss = self._log_chances(parameters, document)
         w, layers = self._bind(parameters)
         g, layer_gradients = self._bind(gradient)

@@ -22,6 +22,7 @@ def normalise(x: torch.Tensor) -> torch.Tensor:
 
 
 def attend(x: torch.Tensor, w: dict[str, torch.Tensor], layer: int, heads: int) -> torch.Tensor:
+    """Causal attention of one layer, all heads together: (T, C) -> (T, C)."""
     t, c = x.shape
     names = (f"{layer}.{name}" for name in ("query", "key", "value"))
     q, k, v = ((x @ w[name].T).view(t, heads, -1).transpose(0, 1) for name in names)  # (H, T, D)
@@ -66,6 +67,7 @@ class TorchEngine:
     def gradient(
         self, parameters: np.ndarray, document: Sequence[int], gradient: np.ndarray, seed: float
     ) -> float:
+        """Loss of a document; adds `seed` times the gradient that torch finds."""
         flat = self._tensor(parameters).requires_grad_()
         loss = self._loss(flat, document)
         (found,) = torch.autograd.grad(loss, flat)

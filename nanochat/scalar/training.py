@@ -144,6 +144,7 @@ class Run:
         return sum(surprises) / len(surprises)
 
     def save(self, folder: Path) -> Path:
+        """Write a checkpoint from which the run goes on bit for bit; returns its folder."""
         matrices = self.shape.as_arrays(self.parameters)
         kept = {f"optimizer.{name}": array for name, array in self.optimizer.state().items()}
         state = {

@@ -89,6 +89,7 @@ def read_exercise(path: Path) -> Exercise:
 
 
 def code_in(path: Path, section: str) -> str:
+    """The Python block of a section. Raises BadExercise."""
     found = FENCE.search(section)
     if found is None:
         raise BadExercise(f"{path.name}: a section lacks its ```python block")
@@ -145,6 +146,7 @@ def same(value: Any, expected: Any) -> tuple[bool, str]:
 
 
 def same_lists(value: Any, expected: Sequence[Any]) -> tuple[bool, str]:
+    """Whether a value is the expected list, and where it first differs."""
     if not isinstance(value, list):
         return False, f"{kind_of(value)} where a list is expected"
     if len(value) != len(expected):

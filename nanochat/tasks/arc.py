@@ -31,6 +31,7 @@ class ARC(MultipleChoice):
         return len(self.table)
 
     def question(self, index: int) -> tuple[str, Sequence[str], int]:
+        """(question, choices, number of the right one)."""
         row, where = self.table[index], self.table.where(index)
         choices = field_of(row, "choices", dict, where)
         texts = field_of(choices, "text", list, where)

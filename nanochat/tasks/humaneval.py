@@ -61,6 +61,7 @@ class HumanEval(Task):
         return "\n\n".join([imports, program_in(reply), self._field(index, "test"), check]) + "\n"
 
     def grade(self, index: int, reply: str) -> bool:
+        """Run the reply's program against the tests. Raises NothingToGrade without a sandbox."""
         if self.run is None:
             raise NothingToGrade(
                 "humaneval runs what the model wrote, and there is no sandbox here to run it in"

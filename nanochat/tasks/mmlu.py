@@ -30,6 +30,7 @@ class MMLU(MultipleChoice):
         return len(self.table)
 
     def question(self, index: int) -> tuple[str, Sequence[str], int]:
+        """(question, choices, number of the right one)."""
         row, where = self.table[index], self.table.where(index)
         choices = field_of(row, "choices", list, where)
         answer = field_of(row, "answer", int, where)

@@ -30,6 +30,7 @@ class SmolTalk(Task):
         return len(self.table)
 
     def conversation(self, index: int) -> Conversation:
+        """A conversation of the table, checked."""
         where = self.table.where(index)
         rows = field_of(self.table[index], "messages", list, where)
         try:

@@ -105,6 +105,7 @@ class SpellingBee(Drawn):
         return text + dice.choice(("", "?")), word, letter
 
     def conversation(self, index: int) -> Conversation:
+        """The question, and an answer that counts letter by letter and checks with Python."""
         question, word, letter = self.question(index)
         count, lines, marks = 0, [], []
         for place, each in enumerate(word, 1):

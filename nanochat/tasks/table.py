@@ -39,6 +39,7 @@ class HubFiles:
         return [folder / path.replace("/", "-") for path in self.paths]
 
     def remote(self) -> list[RemoteFile]:
+        """The files as the download wants them."""
         return [
             RemoteFile(self.repository, path, place)
             for path, place in zip(self.paths, self.local(), strict=True)
