@@ -15,6 +15,7 @@ Weights = dict[str, list[list[Number]]]
 Past = list[tuple[list[Vector], list[Vector]]]  # for each layer the keys and values so far
 
 
+# @learn:foundations.dot_product
 def attend(
     x: Vector, weights: Weights, layer: int, heads: int, past: tuple[list[Vector], list[Vector]]
 ) -> Vector:

@@ -69,6 +69,7 @@ class Layer:
             self.hidden = self.hidden * self.hidden
         return self.hidden @ w["down"].T + x
 
+    # @learn:foundations.backpropagation
     def backward(
         self, d: np.ndarray, w: dict[str, np.ndarray], g: dict[str, np.ndarray]
     ) -> np.ndarray:
