@@ -50,6 +50,7 @@ ALLOWED = {"numpy", "torch", "nanochat", "microgpt"}
 
 
 def imported(source: str) -> list[str]:
+    """The top-level names of what some lines import."""
     try:
         tree = ast.parse(source)
     except SyntaxError:

@@ -45,6 +45,7 @@ def encode_call(node: ast.Call) -> Form:
 
 
 def encode_item(node: ast.Subscript) -> Form:
+    """`a[b]`; the index as a number, a slice or a form."""
     value = encode(node.value)
     index = node.slice
     if isinstance(index, ast.Constant) and isinstance(index.value, int):

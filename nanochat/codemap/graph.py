@@ -152,6 +152,7 @@ class Knowledge:
         self.touched: set[str] = set()
 
     def add_notes(self) -> None:
+        """Concepts, notes, and what the notes say they need, explain and show."""
         for note in self.graph.notes.values():
             about = f"concept:{note.id}"
             given = {"title": note.title, "cluster": note.cluster, "written": True}

@@ -173,6 +173,7 @@ def enter_of(values: "Values", value: "Value") -> "Many":
 
 
 def returns_of(values: "Values", value: "Value", method: str) -> "Many":
+    """What a method of an instance of ours gives."""
     found: list[Any] = []
     for member in values.class_member(value, method):
         if member[0] == "fun":

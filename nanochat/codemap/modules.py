@@ -89,6 +89,7 @@ class Modules:
         return place
 
     def at(self, folder: str) -> Place | None:
+        """What a folder is: a package, a folder with Python files in it, or nothing."""
         init = f"{folder}/__init__.py" if folder else "__init__.py"
         if init in self.files:
             return "file", init

@@ -147,6 +147,7 @@ class Cache:
             self.lines[rel] = lines[at + 1], lines[at + 2]
 
     def save(self, records: dict[str, Record], lines: dict[str, tuple[str, str]]) -> None:
+        """Write all records, row by row, with the checksum last."""
         said = hashlib.blake2b(digest_size=12)
 
         def rows() -> Iterator[str]:
