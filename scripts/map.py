@@ -78,7 +78,7 @@ def index_of(s: BuildSettings) -> Index:
     return Index(load_graph(graph_of(s)[1] / "knowledge_graph.json"))
 
 
-def run_build(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
+def _build(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
     s = parse(BuildSettings, argv, "nanochat map build", "Index a Python repository.")
     graph, out = graph_of(s)
     totals = graph.summary()
@@ -88,7 +88,7 @@ def run_build(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
     return 0, totals if s.json else None
 
 
-def run_gaps(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
+def _gaps(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
     s = parse(GapsSettings, argv, "nanochat map gaps", "What is not explained, or not there.")
     graph, out = graph_of(s)
     gaps = find_gaps(graph, s.examples)
@@ -98,21 +98,21 @@ def run_gaps(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
     return int(bool(gaps)), as_record(graph, gaps) if s.json else None
 
 
-def run_show(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
+def _show(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
     s = parse(ShowSettings, argv, "nanochat map show", "One idea, function or file.")
     shown = show(index_of(s), s.name)
     print(as_text(shown))
     return 0, shown if s.json else None
 
 
-def run_path(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
+def _path(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
     s = parse(PathSettings, argv, "nanochat map path", "What to learn, in order.")
     steps = learning_path(index_of(s), s.known, s.goal)
     print(path_as_text(steps))
     return 0, {"path": [step["name"] for step in steps]} if s.json else None
 
 
-def run_callers(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
+def _callers(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
     s = parse(ShowSettings, argv, "nanochat map who-calls", "Who calls a function or class.")
     rows = callers(index_of(s), s.name)
     for row in rows:
@@ -122,11 +122,11 @@ def run_callers(argv: Sequence[str]) -> tuple[int, dict[str, Any] | None]:
 
 
 COMMANDS = {
-    "build": run_build,
-    "gaps": run_gaps,
-    "show": run_show,
-    "path": run_path,
-    "who-calls": run_callers,
+    "build": _build,
+    "gaps": _gaps,
+    "show": _show,
+    "path": _path,
+    "who-calls": _callers,
 }
 
 
