@@ -324,6 +324,15 @@ def test_line_breaks_and_halves_of_characters_stay_inside_their_line(log_file):
     assert line["a"] == "\r\n{" and line["message"].startswith("two\nlines")
 
 
+def test_fields_that_are_no_json_cost_their_line_and_nothing_else(log_file):
+    circle: dict = {}
+    circle["again"] = circle
+    logging.getLogger("nanochat.x").info("round", extra={"fields": circle})
+    logging.getLogger("nanochat.x").info("fine", extra={"fields": {"path": Path("a")}})
+    (line,) = log_file()
+    assert line["message"] == "fine" and line["path"] == "a"
+
+
 def test_a_full_disk_loses_lines_and_counts_them_and_nothing_else_happens():
     writer = LineWriter("/dev/full")
     logger = logging.getLogger("nanochat.full")

@@ -14,6 +14,7 @@ import queue
 import sys
 import threading
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from nanochat.observe.request_context import current
 
 QUEUE_LINES = 10_000  # about 5 MB; a burst beyond what the disk takes is dropped, not held
 BATCH_LINES = 200
+GATHER_S = 0.05  # a write for each line would cost more than the line
+ENCODER = json.JSONEncoder(ensure_ascii=False, default=str)
 
 
 # @learn:production.structured_logs
@@ -31,10 +34,8 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        seconds, ms = int(record.created), int(record.msecs)
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
         line: dict[str, Any] = {
-            "timestamp": f"{stamp}.{ms:03d}Z",
+            "timestamp": f"{second(int(record.created))}.{int(record.msecs):03d}Z",
             "severity": record.levelname,
             "message": record.getMessage(),
             "logger": record.name,
@@ -46,7 +47,12 @@ class JsonFormatter(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["stack"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)  # escapes every line break
+        return ENCODER.encode(line)  # which escapes every line break
+
+
+@lru_cache(8)  # many lines fall into one second
+def second(since_1970: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(since_1970))
 
 
 class LineWriter(logging.Handler):
@@ -62,6 +68,7 @@ class LineWriter(logging.Handler):
         else:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
             self.descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+        self.closing = threading.Event()
         self.torn = False  # the last write ended in the middle of a line
         self.setFormatter(JsonFormatter())
         self.thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
@@ -70,12 +77,16 @@ class LineWriter(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self.lines.qsize() >= self.capacity:
             self.lost += 1
-        else:
+            return
+        try:
             self.lines.put(self.format(record))
+        except (TypeError, ValueError, RecursionError):  # fields that are no JSON
+            self.lost += 1
 
     def close(self) -> None:
         """Write what is queued, but wait for a stuck disk or pipe no longer than two seconds."""
         if self.thread.is_alive():
+            self.closing.set()
             self.lines.put(None)
             self.thread.join(2.0)
         super().close()
@@ -84,6 +95,7 @@ class LineWriter(logging.Handler):
         ended = False
         while not ended:
             batch = [self.lines.get()]
+            self.closing.wait(GATHER_S)
             while len(batch) < BATCH_LINES and not self.lines.empty():
                 batch.append(self.lines.get())
             ended = None in batch
