@@ -21,7 +21,8 @@ class KVCache:
 
     `view(start, stop)` is a cache over neighbouring rows: a prefill fills some, a step feeds many.
     `ring=False` gives every layer `capacity` slots: the slower truth, and the way back (a ring has
-    forgotten what it overwrote, so its rows can't be shortened).
+    forgotten what it overwrote, so its rows can't be shortened). `spare` slots more in each ring
+    let a row be shortened by up to that many tokens.
     """
 
     def __init__(
@@ -32,11 +33,12 @@ class KVCache:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         ring: bool = True,
+        spare: int = 0,
     ) -> None:
         G, D = config.n_kv_head, config.head_size
         self.windows = config.windows()
-        self.slots = [min(w + 1, capacity) if ring else capacity for w in self.windows]
-        self.rows, self.capacity = rows, capacity
+        self.slots = [min(w + 1 + spare, capacity) if ring else capacity for w in self.windows]
+        self.rows, self.capacity, self.spare = rows, capacity, spare if ring else capacity
         # Zeros, not empty: a masked value has weight 0, and 0 * NaN would still be NaN.
         # A head's keys stand side by side in memory: one head at a time reads all of them.
         self.keys = [torch.zeros(rows, G, S, D, dtype=dtype, device=device) for S in self.slots]
@@ -53,6 +55,15 @@ class KVCache:
         """Forget one conversation; its row may be used again."""
         self.lengths[row] = 0
         self.last[row] = 0
+
+    def rewind(self, row: int, length: int, last: Tensor) -> None:
+        """Forget all but the first `length` tokens; `last` (1, C) is the last one's embedding.
+
+        A forgotten token's slot claims to hold one from before the window: no mask lets it through.
+        """
+        assert 0 <= self.lengths[row] - length <= self.spare, "a ring gives back no more than spare"
+        self.lengths[row] = length
+        self.last[row] = last
 
     def copy_row(self, source: int, target: int) -> None:
         """Make `target` a copy of `source`: one prefill for many answers, or a row moved."""
