@@ -32,6 +32,7 @@ class AdamW:
         self.m = {name: torch.zeros_like(named[name]) for name in names}
         self.v = {name: torch.zeros_like(named[name]) for name in names}
 
+    # @learn:optimization.zero_sharding
     @torch.no_grad()
     def step(self, lr_scale: float) -> None:
         """Update every parameter that has a gradient."""
@@ -52,11 +53,13 @@ class AdamW:
                 weight.addcdiv_(m, spread, value=-lr / correct1)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """All averages, whole, as a checkpoint keeps them."""
         state = {f"adamw.{name}.m": m for name, m in self.m.items()}
         state |= {f"adamw.{name}.v": v for name, v in self.v.items()}
         return state | {"adamw.steps": torch.tensor(self.steps)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take up the averages and the step count of `state_dict`."""
         for name in self.m:
             self.m[name].copy_(state[f"adamw.{name}.m"])
             self.v[name].copy_(state[f"adamw.{name}.v"])

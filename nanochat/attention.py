@@ -16,6 +16,7 @@ from torch import Tensor
 BLOCK = 128  # queries handled together
 
 
+# @learn:architecture.gqa
 def attend(
     q: Tensor, k: Tensor, v: Tensor, window: int, mask: Tensor | None, causal: bool
 ) -> Tensor:
@@ -37,6 +38,7 @@ def attend(
     return y.transpose(1, 2)
 
 
+# @learn:architecture.causal_mask
 def window_mask(T: int, window: int, device: torch.device) -> Tensor:
     """(T, T) of booleans: may query row i look at key column j?"""
     distance = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)
@@ -51,6 +53,7 @@ def visible_scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     return scores if mask is None else scores.masked_fill(~mask, float("-inf"))
 
 
+# @learn:architecture.self_attention
 class BlockAttention(torch.autograd.Function):
     """Causal attention for processors: BLOCK queries at a time, against the keys they can see.
 
@@ -92,6 +95,7 @@ class BlockAttention(torch.autograd.Function):
         return dq.view(B, H, T, D), dk.view(B, H, T, D), dv.view(B, H, T, D), None
 
 
+# @learn:architecture.sliding_window
 def blocks(T: int, window: int) -> Iterator[tuple[slice, slice]]:
     """Pairs of query rows and the keys that they can see."""
     for start in range(0, T, BLOCK):
@@ -99,6 +103,7 @@ def blocks(T: int, window: int) -> Iterator[tuple[slice, slice]]:
         yield slice(start, end), slice(max(0, start - window), end)
 
 
+# @learn:architecture.causal_mask
 def hidden_scores(rows: slice, keys: slice, window: int, like: Tensor) -> Tensor:
     """(1, rows, keys): 0 where a query may look, -inf where it may not."""
     i = torch.arange(rows.start, rows.stop, device=like.device)[:, None]

@@ -78,6 +78,7 @@ def user_turn(content: Any) -> Iterator[Segment]:
     yield Segment("user_end", None, 0)
 
 
+# @learn:tokenization.loss_mask
 def assistant_turn(content: Any) -> Iterator[Segment]:
     """Learned: its words, its calls of the calculator with both delimiters, and when to stop.
 
@@ -136,6 +137,7 @@ def checked_messages(conversation: Conversation) -> list[dict[str, Any]]:
 
 
 def messages_of(conversation: Conversation) -> list[Any]:
+    """The list of messages. Raises BadConversation when there is none."""
     messages = conversation.get("messages") if isinstance(conversation, dict) else None
     if not isinstance(messages, list):
         raise BadConversation(

@@ -98,6 +98,7 @@ class Trunk:
         return self.place
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keep a layer's keys and values; every token of the trunk sees those before it."""
         self.keys.append(k)
         self.values.append(v)
         window = self.windows[layer]
@@ -125,6 +126,7 @@ class Branches:
         return self.places(count).clamp(max=self.limit - 1)  # only padding stands beyond it
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Put each branch's keys and values behind those of the prefix it grows from."""
         keys = torch.cat((self.trunk.keys[layer][self.owner], k), dim=1)  # (R, P + T, G, D)
         values = torch.cat((self.trunk.values[layer][self.owner], v), dim=1)
         window = self.trunk.windows[layer]

@@ -61,6 +61,7 @@ def read_block(block: Block, column: str = "text") -> list[str]:
 
 
 def open_parquet(path: Path) -> parquet.ParquetFile:
+    """A parquet file with its checksums verified; a broken one is named."""
     try:
         return parquet.ParquetFile(path, page_checksum_verification=True)
     except (pyarrow.ArrowException, OSError) as error:
@@ -71,7 +72,9 @@ def open_parquet(path: Path) -> parquet.ParquetFile:
         ) from error
 
 
+# @learn:data.parquet_streaming
 def read_row_group(block: Block, column: str) -> list[str]:
+    """The texts of one block of a parquet file."""
     with open_parquet(block.path) as file:
         names = file.schema_arrow.names
         if column not in names:
@@ -117,6 +120,7 @@ def lines_of(block: Block) -> Iterator[str]:
 
 
 def json_document(path: Path, line: str, column: str) -> str:
+    """The text in one line of JSONL; an empty line is an empty text."""
     if not line.strip():
         return ""
     try:

@@ -22,11 +22,14 @@ IGNORE = -1  # a target that is not graded
 CHUNK_ROWS = 512
 
 
+# @learn:foundations.floating_point
 def wide(x: Tensor) -> torch.dtype:
     """The format for sums and exponentials: fp32, or fp64 where x is."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
+# @learn:foundations.matrix_multiplication
+# @learn:architecture.logit_softcap
 def capped_logits(x: Tensor, weight: Tensor, cap: float, vocab_size: int) -> Tensor:
     """(N, C) activations -> (N, V) logits in fp32 at least, padding rows cut off."""
     z = (x @ weight.to(x.dtype).mT)[..., :vocab_size]  # (N, V)
@@ -62,6 +65,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return dx * scale.to(dx.dtype), dw * scale, None, None, None, None
 
 
+# @learn:architecture.logit_softcap
 def capped_loss(
     z: Tensor, targets: Tensor, share: Tensor, cap: float, vocab_size: int
 ) -> tuple[Tensor, Tensor]:
@@ -85,6 +89,7 @@ def capped_loss(
     return loss, p
 
 
+# @learn:foundations.cross_entropy
 def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size: int) -> Tensor:
     """Mean nats per graded target: x (N, C), weight (V, C), targets (N,) with -1 for "ignore".
 
@@ -101,6 +106,7 @@ def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size
     return nats.sum() / (targets != IGNORE).sum().clamp(min=1)
 
 
+# @learn:optimization.policy_gradient
 def weighted_loss(
     x: Tensor, weight: Tensor, targets: Tensor, share: Tensor, cap: float, vocab_size: int
 ) -> Tensor:

@@ -77,6 +77,7 @@ def arrival_order(entries: list[tuple[int, int, list[int]]]) -> list[list[int]]:
     return [tokens for _, _, tokens in sorted(entries, key=lambda entry: -entry[1])]
 
 
+# @learn:data.exact_resume
 class Snapshot(NamedTuple):
     """Where the loader stands after a batch; cheap to take, since token lists never change."""
 
@@ -156,6 +157,7 @@ class PackedLoader:
         position = (epoch, block, row) if state["position"] else None
         return Snapshot(state["batches"], position, Packer(state["buffer"]).entries)
 
+    # @learn:foundations.tensors
     def _batches(self, start: Snapshot) -> Iterator[tuple[Batch, Snapshot]]:
         packer = Packer(arrival_order(start.entries))
         position = start.position

@@ -116,6 +116,7 @@ def files_under(path: Path) -> list[Path]:
 
 
 def local_documents(name: str, files: list[Path], split: str, column: str) -> "Documents":
+    """Files of one's own: val and test files are held out, else one document in many."""
     held_out = [f for f in files if f.stem.lower().startswith(("val", "test"))]
     if not held_out:
         return Documents(name, all_blocks(files), column, hold_out=split)
@@ -124,6 +125,7 @@ def local_documents(name: str, files: list[Path], split: str, column: str) -> "D
 
 
 def hub_documents(dataset: HubDataset, split: str) -> "Documents":
+    """A fetched dataset: the last shard is held out, the others are for training."""
     here, last = dataset.shards_here(), dataset.shards - 1
     if last not in here or len(here) < 2:
         raise DataMissing(
@@ -181,6 +183,7 @@ class Documents:
                 yield row, text
 
     def is_ours(self, number: int, row: int) -> bool:
+        """Whether a row belongs to our side of the split."""
         if self.hold_out is None:
             return True
         held_out = (self.rows_before[number] + row) % HELD_OUT == HELD_OUT - 1

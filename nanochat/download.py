@@ -161,6 +161,7 @@ def fetch(file: RemoteFile, hub: Hub, client: httpx.Client, report: Report, stop
     sync_folder(file.destination.parent)
 
 
+# @learn:data.resumable_downloads
 def append_missing_bytes(
     file: RemoteFile, hub: Hub, client: httpx.Client, report: Report, stop: Event
 ) -> Expected:
@@ -231,6 +232,7 @@ def starts_at(response: httpx.Response, position: int) -> bool:
 
 
 def check_room(file: RemoteFile, expected: Expected, here: int) -> None:
+    """Refuse a file that the disk has no room for."""
     free = shutil.disk_usage(file.part.parent).free
     if expected.size is not None and expected.size - here > free:
         raise DownloadFailed(

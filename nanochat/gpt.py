@@ -116,6 +116,7 @@ class Taps(Protocol):
 TAP: Taps | None = None  # set by trace.py alone; None costs one comparison at each tap
 
 
+# @learn:optimization.mixed_precision
 class Linear(nn.Linear):
     """A matrix without bias; fp32 weights, used in the format of the activations."""
 
@@ -153,6 +154,7 @@ class Attention(nn.Module):
         gated = config.has_value_embedding(layer)
         self.gate = Linear(GATE_CHANNELS, config.n_kv_head) if gated else None
 
+    # @learn:architecture.multi_head
     def forward(
         self, x: Tensor, value: Tensor | None, rope: tuple[Tensor, Tensor], cache: Cache | None
     ) -> Tensor:
@@ -164,6 +166,7 @@ class Attention(nn.Module):
         if TAP is not None:
             q, k = TAP("attn.q", q, self.layer), TAP("attn.k", k, self.layer)
             v = TAP("attn.v", v, self.layer)
+        # @learn:architecture.value_embeddings
         if self.gate is not None and value is not None:
             weight = 3 * torch.sigmoid(self.gate(x[..., :GATE_CHANNELS]))  # (B, T, G)
             value = value.view(B, T, G, D)
@@ -223,6 +226,7 @@ class MLP(nn.Module):
         return self.down(post)
 
 
+# @learn:architecture.residual_stream
 class Block(nn.Module):
     """Attention, then MLP; each adds its result to the residual stream."""
 
@@ -259,6 +263,7 @@ class GPT(nn.Module):
         self.config, self.dtype = config, dtype
         C, L = config.n_embd, config.n_layer
         rows = -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+        # @learn:architecture.embeddings
         self.embed = nn.Embedding(rows, C)
         kv = config.n_kv_head * config.head_size
         self.values = nn.ModuleDict(
@@ -278,6 +283,7 @@ class GPT(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
+    # @learn:architecture.weight_init
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator) -> None:
         """Draw every weight from `generator`; output projections start at zero."""
@@ -355,6 +361,7 @@ class GPT(nn.Module):
             x = block(x, value, rope, cache)
             if i == self.config.n_layer // 2:
                 saved = x
+        # @learn:architecture.backout
         if self.config.backout and saved is not None:
             part = self.backout_scale.to(x.dtype) * saved
             part = part if TAP is None else TAP("backout", part)

@@ -92,6 +92,7 @@ class CacheView:
         self.masks: dict[tuple[int, int], Tensor | None] = {}
         self.places: dict[int, tuple[Tensor, Tensor]] = {}
 
+    # @learn:architecture.smear
     @property
     def previous(self) -> Tensor:
         """(B, 1, C): the last token's embedding, for smear; zeros in a fresh row."""
@@ -105,6 +106,7 @@ class CacheView:
         """(B, count): the places of the next `count` tokens of each row."""
         return self.before[:, None] + torch.arange(count, device=self.device)
 
+    # @learn:inference.kv_cache
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Store k, v (B, T, G, D); return the keys and values to look at, and who sees whom.
 

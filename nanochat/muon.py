@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 # Five quintic steps, each the best for the singular values the one before leaves over.
+# @learn:optimization.polar_express
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
     (4.042929935166739, -2.808917465908714, 0.5000178451051316),
@@ -75,6 +76,7 @@ class Muon:
                     weight.addcmul_(weight, agree, value=-lr * weight_decay)
                 weight.sub_(change, alpha=lr)
 
+    # @learn:optimization.momentum
     def _direction(self, shape: str, grad: Tensor, momentum: float) -> Tensor:
         """Gradient (K, M, N) -> orthogonal, row-balanced update of the same shape."""
         buffer = self.momentum[shape]
@@ -95,6 +97,7 @@ class Muon:
         return x.mul_(before / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7))
 
     def state_dict(self) -> dict[str, Tensor]:
+        """All averages, whole, as a checkpoint keeps them."""
         state = {f"muon.{shape}.momentum": m for shape, m in self.momentum.items()}
         return state | {f"muon.{shape}.mean_square": s for shape, s in self.mean_square.items()}
 

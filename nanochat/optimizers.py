@@ -28,6 +28,7 @@ class OptimizerSettings:
     lr_scale: float = 1.0  # a factor on all of them
 
 
+# @learn:architecture.residual_scalars
 class Optimizers:
     """Muon and AdamW behind one step()."""
 

@@ -60,6 +60,7 @@ class Sizing:
     batch_tokens: int
 
 
+# @learn:optimization.scaling_laws
 def size_run(settings: PretrainSettings, vocab_size: int) -> Sizing:
     """The dial and the overrides -> sizes, or BadPlan with what to change."""
     if 0 < settings.max_context < settings.context:

@@ -45,6 +45,7 @@ class NgramDraft:
         self.seen: list[int] = []
 
     def propose(self, tokens: Sequence[int], count: int) -> tuple[list[int], Tensor | None]:
+        """Up to `count` tokens that once followed the longest ending seen before; no chances."""
         if self.seen != list(tokens[: len(self.seen)]):  # another text
             self.ends, self.seen = {}, []
         for end in range(max(1, len(self.seen)), len(tokens)):  # grams with something behind them
@@ -70,6 +71,7 @@ class ModelDraft:
         self.read: list[int] = []  # the tokens whose keys and values the cache holds
 
     def propose(self, tokens: Sequence[int], count: int) -> tuple[list[int], Tensor | None]:
+        """Up to `count` tokens drawn from the small model, and its chances for each."""
         count = min(count, self.context - len(tokens))
         if count < 1:
             return [], None

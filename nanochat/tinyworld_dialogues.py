@@ -75,6 +75,7 @@ def quizzed_story(rng: Random, settings: WorldSettings, difficulty: float) -> st
 
 
 def spelling_lesson(rng: Random, settings: WorldSettings, difficulty: float) -> str:
+    """Six words and their letters."""
     lines = []
     for _ in range(6):
         word = pick(rng, spelling_list(settings))
@@ -218,6 +219,7 @@ def conversation(settings: WorldSettings, index: int, total: int, split: str) ->
 
 
 def as_conversation(questions: list[Question]) -> dict[str, Any]:
+    """Questions and their answers as a conversation."""
     messages: list[dict[str, Any]] = []
     for question in questions:
         messages.append({"role": "user", "content": question.ask})

@@ -42,6 +42,7 @@ class Game(NamedTuple):
 
 @cache
 def games(settings: WorldSettings) -> tuple[Game, ...]:
+    """The look-up games, in the words of this world."""
     w, f = words(), frames()
     people, places = people_names(settings), w["places"][: settings.places]
     objects = w["objects"][: settings.objects]

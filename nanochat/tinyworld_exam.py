@@ -187,6 +187,7 @@ GRADERS = {
 }
 
 
+# @learn:data.held_out_exams
 def majority_baseline(items: Sequence[ExamItem]) -> dict[str, float]:
     """What the best guess without reading scores in each kind: one fixed answer for all, or a
     random one of the choices named in the question, whichever is better."""

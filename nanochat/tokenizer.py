@@ -86,6 +86,7 @@ class Tokenizer:
 
     # --- making, keeping ---
 
+    # @learn:tokenization.bpe
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         """Learn merges from `texts`, read once. `vocab_size` counts bytes, merges and specials.
@@ -246,6 +247,7 @@ class CountedTexts:
         self.characters = 0
 
     def pieces(self) -> Iterator[str]:
+        """The texts as the trainer takes them, counted on the way."""
         for text in self.texts:
             self.characters += len(text)
             # rustbpe takes UTF-8 only: join surrogate pairs, replace lone ones, as tiktoken does

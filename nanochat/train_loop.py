@@ -170,6 +170,7 @@ def _due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step > 0 and step % every == 0)
 
 
+# @learn:optimization.gradient_accumulation
 def take_step(run: Run) -> None:
     """One optimizer step: `accumulation` batches forward and backward, then the update."""
     state, total = run.state, 0.0
@@ -194,6 +195,7 @@ def take_step(run: Run) -> None:
     state.smooth_loss = SMOOTHING * state.smooth_loss + (1 - SMOOTHING) * total
 
 
+# @learn:systems.checkpoints
 class StopSignals:
     """Within it, SIGINT and SIGTERM set a flag, so that a step is finished and saved first.
 

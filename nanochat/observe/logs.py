@@ -34,6 +34,7 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
+        """A log record as one line of JSON."""
         line: dict[str, Any] = {
             "timestamp": f"{second(int(record.created))}.{int(record.msecs):03d}Z",
             "severity": record.levelname,
@@ -75,6 +76,7 @@ class LineWriter(logging.Handler):
         self.thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Hand a line to the writing thread; when it can't keep up, count the line as lost."""
         if self.lines.qsize() >= self.capacity:
             self.lost += 1
             return

@@ -50,6 +50,7 @@ def bench_observe(settings: ObserveBenchSettings) -> dict[str, float]:
 
 
 async def rounds(settings: ObserveBenchSettings) -> dict[str, float]:
+    """Requests a second with and without the observer, turn by turn."""
     collector = await asyncio.start_server(swallow, "127.0.0.1", 0)
     port = collector.sockets[0].getsockname()[1]
     rps: dict[str, list[float]] = {kind: [] for kind in KINDS}

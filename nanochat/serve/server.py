@@ -36,6 +36,7 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def unusable(host: str, port: int, error: Exception) -> AddressUnusable:
+    """The sentence for an address that can't be opened, by the system's reason."""
     number = getattr(error, "errno", None)
     if number == errno.EADDRINUSE:
         reason = "another program listens there; stop it or choose another --port (0 finds one)"

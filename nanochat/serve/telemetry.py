@@ -26,6 +26,7 @@ from nanochat.serve.settings import ServedModel, ServeSettings
 
 
 def package_version() -> str:
+    """The version as installed; 'unknown' where it is not."""
     try:
         return version("nanochat")
     except PackageNotFoundError:  # run from a folder that was never installed
