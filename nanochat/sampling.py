@@ -69,7 +69,6 @@ def distribution(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     A row with temperature 0 puts everything on its best token.
     """
     device = logits.device
-    # @learn:inference.temperature
     heat = torch.tensor([max(s.temperature, COLDEST) for s in samplings], device=device)  # (B,)
     scores = logits / heat[:, None]
     if any(s.top_k for s in samplings):
