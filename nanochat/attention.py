@@ -2,8 +2,8 @@
 
 Called by gpt.py. B batch, T queries, S keys, H query heads, G key/value heads, D head size.
 A query at position i sees keys j with i - window <= j <= i.
-Read: attend -> BlockAttention (training on a processor) -> window_mask (everything else, by SDPA)
--> visible_scores (for a trace).
+Read: attend -> BlockAttention (training on a processor; GPUs take PyTorch's own kernels, and
+attention_windows.py where a layer looks back a little only) -> visible_scores (for a trace).
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from nanochat.attention_windows import windowed
 
 BLOCK = 128  # queries handled together
 
@@ -31,7 +33,7 @@ def attend(
             k, v = (x.repeat_interleave(H // G, dim=1) for x in (k, v))
         return BlockAttention.apply(q, k, v, window).transpose(1, 2)
     if mask is None and causal and window < T:
-        mask, causal = window_mask(T, window, q.device), False
+        return windowed(q, k, v, window).transpose(1, 2)
     y = F.scaled_dot_product_attention(
         q, k, v, attn_mask=mask, is_causal=causal and mask is None, enable_gqa=H != G
     )

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import tyro
 
 from nanochat.errors import UserError
+from nanochat.launch import leave, speaks_first
 
 S = TypeVar("S")
 
@@ -22,22 +23,30 @@ def parse(settings: type[S], argv: Sequence[str] | None, prog: str, about: str |
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call a script's main and leave the process with its exit code. Never returns."""
+    """Call a script's main and leave the process with its exit code. Never returns.
+
+    Of several processes of one run only the first to fail says why.
+    """
     try:
         code = main() or 0
     except UserError as error:
-        print(f"nanochat: {error}", file=sys.stderr)
+        complain(str(error))
         code = 2
     except BrokenPipeError:  # `nanochat ... | head` has read enough
         sys.stderr.close()
         code = 1
     except OSError as error:
-        print(f"nanochat: {explain_os_error(error)}", file=sys.stderr)
+        complain(explain_os_error(error))
         code = 1
     except KeyboardInterrupt:
-        print("nanochat: stopped by Ctrl-C; what was saved is kept", file=sys.stderr)
+        complain("stopped by Ctrl-C; what was saved is kept")
         code = 130
-    sys.exit(code)
+    leave(code)
+
+
+def complain(sentence: str) -> None:
+    if speaks_first():
+        print(f"nanochat: {sentence}", file=sys.stderr, flush=True)
 
 
 def explain_os_error(error: OSError) -> str:

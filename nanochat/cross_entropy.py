@@ -45,24 +45,35 @@ class _ChunkedLoss(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, share: Tensor, cap: float, V: int
     ) -> Tensor:
         w = weight.to(x.dtype)
+        ctx.lift = lift(x, share)
         total = torch.zeros((), device=x.device, dtype=wide(x))
         dx, dw = torch.empty_like(x), torch.zeros_like(weight)
         for start in range(0, len(x), CHUNK_ROWS):
             rows = slice(start, start + CHUNK_ROWS)
             z = (x[rows] @ w.mT).to(wide(x))  # (n, V)
-            loss, dz = capped_loss(z, targets[rows], share[rows], cap, V)
+            loss, dz = capped_loss(z, targets[rows], share[rows] * ctx.lift, cap, V)
             total += loss
             dz = dz.to(x.dtype)
             torch.mm(dz, w, out=dx[rows])
             dw += dz.mT @ x[rows]
         ctx.save_for_backward(dx, dw)
-        return total
+        return total / ctx.lift
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         dx, dw = ctx.saved_tensors
-        scale = upstream[0]
+        scale = upstream[0] / ctx.lift
         return dx * scale.to(dx.dtype), dw * scale, None, None, None, None
+
+
+def lift(x: Tensor, share: Tensor) -> float:
+    """1, except in fp16: there a share of 1/N vanishes, so the gradient is made for shares near 1.
+
+    train_loop.py scales the loss for the rest of the way (precision.LossScaler).
+    """
+    if x.dtype != torch.float16 or not len(share):
+        return 1.0
+    return 1 / max(1e-12, float(share.abs().amax()))
 
 
 # @learn:architecture.logit_softcap

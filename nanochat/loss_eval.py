@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from nanochat.distributed import here
 from nanochat.errors import UserError
 from nanochat.gpt import GPT
 
@@ -24,18 +25,23 @@ class NothingToEvaluate(UserError):
 def bits_per_byte(
     model: GPT, batches: Iterable[tuple[Tensor, Tensor]], token_bytes: list[int]
 ) -> float:
-    """Mean over every graded target of `batches`; each batch is (inputs, targets), (B, T)."""
+    """Mean over every graded target of `batches`; each batch is (inputs, targets), (B, T).
+
+    Of several processes each brings batches of its own (distributed.World.mine); all get the mean.
+    """
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     sizes = torch.tensor(token_bytes, device=device)
     nats, size = 0.0, 0
     for inputs, targets in batches:
+        inputs, targets = inputs.to(device), targets.to(device)
         losses = model(inputs, targets, reduction="none")  # (B, T)
         bytes_ = sizes[targets.clamp(min=0)] * (targets >= 0)
         nats += float((losses * (bytes_ > 0)).sum(dtype=torch.float64))
         size += int(bytes_.sum())
     model.train(was_training)
-    if not size:
+    total_nats, total_bytes = here().sum([nats, size])
+    if not total_bytes:
         raise NothingToEvaluate("no graded token has bytes; give more validation text")
-    return nats / (math.log(2) * size)
+    return total_nats / (math.log(2) * total_bytes)

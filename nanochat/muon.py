@@ -8,6 +8,9 @@ Sources: Muon (Jordan 2024), Polar Express (Amsel 2025), NorMuon (Li 2025), caut
 import torch
 from torch import Tensor, nn
 
+from nanochat.distributed import World
+from nanochat.sharding import Update, Whole
+
 # Five quintic steps, each the best for the singular values the one before leaves over.
 # @learn:optimization.polar_express
 POLAR_EXPRESS = (
@@ -40,14 +43,22 @@ def orthogonalize(x: Tensor) -> Tensor:
 class Muon:
     """One stack per shape. `dtype` is the format of the orthogonalisation (bf16 where it is fast).
 
-    State: `momentum` (K, M, N), and `row_mean` (K, M, 1) or (K, 1, N), the running mean square
-    that evens out rows (columns where the matrix is wide).
+    State: `momentum` (K, M, N), and `mean_square` (K, M, 1) or (K, 1, N), the running mean square
+    that evens out rows (columns where the matrix is wide). `shards` says which of the K matrices
+    are updated in this process; only their state is here.
     """
 
     variance_decay = 0.9
 
-    def __init__(self, named: dict[str, nn.Parameter], lr: float, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        named: dict[str, nn.Parameter],
+        lr: float,
+        dtype: torch.dtype,
+        shards: Whole | None = None,
+    ) -> None:
         self.lr, self.dtype = lr, dtype
+        self.shards = shards or Whole(World())
         self.names: dict[str, list[str]] = {}
         for name, parameter in named.items():
             self.names.setdefault("x".join(map(str, parameter.shape)), []).append(name)
@@ -55,26 +66,32 @@ class Muon:
         self.momentum: dict[str, Tensor] = {}
         self.mean_square: dict[str, Tensor] = {}
         for shape, names in self.names.items():
-            first = named[names[0]]
-            rows, columns = first.shape
-            spread = (len(names), rows, 1) if rows >= columns else (len(names), 1, columns)
-            self.momentum[shape] = first.new_zeros(len(names), rows, columns)
-            self.mean_square[shape] = first.new_zeros(spread)
+            rows, columns = named[names[0]].shape
+            like = self.shards.rows(named[names[0]])
+            own = self.shards.matrices(len(names))
+            count = own.stop - own.start
+            spread = (count, rows, 1) if rows >= columns else (count, 1, columns)
+            self.momentum[shape] = like.new_zeros(count, rows, columns)
+            self.mean_square[shape] = like.new_zeros(spread)
+
+    def stacks(self) -> list[list[nn.Parameter]]:
+        """The matrices of each shape."""
+        return [[self.params[name] for name in names] for names in self.names.values()]
 
     @torch.no_grad()
     def step(self, lr_scale: float, momentum: float, weight_decay: float) -> None:
         """Update every matrix from its gradient."""
-        for shape, names in self.names.items():
-            weights = [self.params[name] for name in names]
-            grad = torch.stack([w.grad for w in weights if w.grad is not None])  # (K, M, N)
+        pending: list[tuple[float, Update]] = []
+        for shape, weights in zip(self.names, self.stacks(), strict=True):
+            grad = self.shards.stacked_grads(weights)  # (K, M, N), ours of them
             update = self._direction(shape, grad, momentum)
             rows, columns = grad.shape[-2:]
             lr = self.lr * lr_scale * max(1.0, rows / columns) ** 0.5
-            for weight, change in zip(weights, update, strict=True):
-                if weight_decay:  # only where the step and the decay agree
-                    agree = (change * weight) >= 0
-                    weight.addcmul_(weight, agree, value=-lr * weight_decay)
-                weight.sub_(change, alpha=lr)
+            pending.append((lr, self.shards.spread(update, weights)))
+            if len(pending) > self.shards.in_flight:
+                apply(*pending.pop(0), weight_decay)
+        for lr, changes in pending:
+            apply(lr, changes, weight_decay)
 
     # @learn:optimization.momentum
     def _direction(self, shape: str, grad: Tensor, momentum: float) -> Tensor:
@@ -98,10 +115,22 @@ class Muon:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All averages, whole, as a checkpoint keeps them."""
-        state = {f"muon.{shape}.momentum": m for shape, m in self.momentum.items()}
-        return state | {f"muon.{shape}.mean_square": s for shape, s in self.mean_square.items()}
+        state = {}
+        for shape, names in self.names.items():
+            for what, own in (("momentum", self.momentum), ("mean_square", self.mean_square)):
+                state[f"muon.{shape}.{what}"] = self.shards.whole(own[shape], len(names))
+        return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         for shape in self.names:
-            self.momentum[shape].copy_(state[f"muon.{shape}.momentum"])
-            self.mean_square[shape].copy_(state[f"muon.{shape}.mean_square"])
+            for what, own in (("momentum", self.momentum), ("mean_square", self.mean_square)):
+                own[shape].copy_(self.shards.own(state[f"muon.{shape}.{what}"]))
+
+
+def apply(lr: float, changes: Update, weight_decay: float) -> None:
+    """Take the step, and decay each weight only where the step and the decay agree."""
+    for weight, change in changes:
+        if weight_decay:
+            agree = (change * weight) >= 0
+            weight.addcmul_(weight, agree, value=-lr * weight_decay)
+        weight.sub_(change, alpha=lr)

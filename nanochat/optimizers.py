@@ -12,6 +12,7 @@ from nanochat.adamw import AdamGroup, AdamW
 from nanochat.device import has_fast_bf16
 from nanochat.gpt import GPT
 from nanochat.muon import Muon
+from nanochat.sharding import shards_for
 
 REFERENCE_WIDTH = 768  # the learning rates below were found at this many channels
 
@@ -30,7 +31,7 @@ class OptimizerSettings:
 
 # @learn:architecture.residual_scalars
 class Optimizers:
-    """Muon and AdamW behind one step()."""
+    """Muon and AdamW behind one step(), over the processes that have met (distributed.here())."""
 
     def __init__(self, model: GPT, settings: OptimizerSettings) -> None:
         self.settings = settings
@@ -53,11 +54,13 @@ class Optimizers:
         rest = set(self.named) - blocks - {name for group in groups for name in group.names}
         assert not rest, f"no optimizer for {rest}"
         device = next(model.parameters()).device
-        self.adamw = AdamW(groups, self.named)
+        self.shards = shards_for(model)
+        self.adamw = AdamW(groups, self.named, self.shards)
         self.muon = Muon(
             {name: self.named[name] for name in self.named if name in blocks},
             s.matrix_lr * scale,
             torch.bfloat16 if has_fast_bf16(device) else torch.float32,
+            self.shards,
         )
 
     def _starting(self, *prefixes: str) -> tuple[str, ...]:
@@ -65,8 +68,10 @@ class Optimizers:
 
     def step(self, lr_scale: float, momentum: float, decay_scale: float) -> None:
         """One update of every weight; the three factors come from schedules.py."""
+        self.shards.begin([self.named[name] for name in self.adamw.names], self.muon.stacks())
         self.adamw.step(lr_scale)
         self.muon.step(lr_scale, momentum, self.settings.weight_decay * decay_scale)
+        self.shards.finish()
 
     def zero_grad(self) -> None:
         for parameter in self.named.values():

@@ -5,9 +5,11 @@ The script brings what lies below in the import order: the evaluation and the pr
 """
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from nanochat.checkpoint import provenance
 from nanochat.device import gemm_gflops, pick_device, pick_dtype
+from nanochat.distributed import here
 from nanochat.gpt import GPT, GPTConfig
 from nanochat.optimizers import Optimizers, OptimizerSettings
 from nanochat.scaling import (
@@ -20,6 +22,7 @@ from nanochat.scaling import (
     model_config,
 )
 from nanochat.schedules import Schedule
+from nanochat.sharding import spread_model
 from nanochat.tokenizer import Tokenizer
 from nanochat.train_loop import Batches, LoopSettings, Run, seeded
 
@@ -47,6 +50,7 @@ class PretrainSettings(LoopSettings):
     warmdown_share: float = 0.65  # share of the run in which the learning rate falls
     final_lr_share: float = 0.05  # down to this share
     eval_tokens: int = 65536  # validation tokens of one evaluation
+    shard: Literal["zero2", "fsdp"] = "zero2"  # of several processes: fsdp divides the weights too
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
 
@@ -88,6 +92,11 @@ def size_run(settings: PretrainSettings, vocab_size: int) -> Sizing:
             f"a step of {batch_tokens} tokens does not divide into passes of {settings.rows} rows "
             f"x {settings.context} tokens; make --batch-tokens a multiple of {forward_tokens}"
         )
+    if batch_tokens // forward_tokens % here().size:
+        raise BadPlan(
+            f"a step of {batch_tokens // forward_tokens} passes of {settings.rows} rows does not "
+            f"divide among {here().size} processes; make --rows smaller or --batch-tokens larger"
+        )
     horizon = settings.ratio * count_parameters(config).matrices
     steps = settings.steps or max(1, round(horizon / batch_tokens))
     return Sizing(config, batch_tokens // forward_tokens, steps, batch_tokens)
@@ -108,6 +117,8 @@ def prepare(
     model = GPT(sizing.config, pick_dtype(settings.dtype, device))
     model.init_weights(seeded(settings.seed, "weights"))
     model.to(device)
+    if settings.shard == "fsdp" and here().size > 1:
+        spread_model(model, list(model.blocks))
     # The published rates are for large batches; overrides are taken as they are.
     scale = settings.optimizer.lr_scale
     if not settings.batch_tokens:
@@ -123,5 +134,6 @@ def prepare(
         ),
         batches=batches,
         accumulation=sizing.accumulation,
-        provenance=provenance(sizing.config, settings, tokenizer),
+        provenance=provenance(sizing.config, settings, tokenizer)
+        | {"data": batches.state_dict().get("documents", "")},
     )

@@ -1,7 +1,9 @@
 """One training loop for all stages: pretrain.py and sft.py hand it the difference as arguments.
 
-Read: LoopSettings -> TrainState -> train -> take_step -> StopSignals.
+Read: LoopSettings -> TrainState -> Run -> train -> learn -> take_step -> StopSignals.
 A checkpoint comes before the evaluation of the same step: a run that dies in it loses nothing.
+Of W processes (distributed.py) all read the same batches in the same order, and process r works on
+every W-th from r on: so the data of a step does not depend on W.
 B rows, T context. A batch is (inputs, targets), both int64 (B, T); a target of -1 is not graded.
 """
 
@@ -11,8 +13,9 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -24,11 +27,17 @@ from nanochat.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
+from nanochat.compiled import speed_up
+from nanochat.distributed import World, connection, here
 from nanochat.errors import UserError
 from nanochat.gpt import GPT
 from nanochat.optimizers import Optimizers
 from nanochat.paths import checkpoints_dir
+from nanochat.precision import LossScaler
+from nanochat.run_log import RunLog, Wandb
+from nanochat.scaling import BadPlan
 from nanochat.schedules import Schedule
+from nanochat.sharding import load_weights, whole_weights
 
 SMOOTHING = 0.95  # the loss shown is a running mean of about 20 steps
 
@@ -46,9 +55,9 @@ class Stopped(KeyboardInterrupt):
 
 
 class Batches(Protocol):
-    """What the loop asks of dataloader.PackedLoader and sft.ConversationLoader."""
+    """What the loop asks of dataloader.PackedLoader, sft.ConversationLoader, rl.RolloutBatches."""
 
-    def __next__(self) -> tuple[Tensor, Tensor]: ...
+    def __next__(self) -> tuple[Tensor, ...]: ...  # inputs, targets and, if weighted, shares
     def state_dict(self) -> dict[str, Any]: ...
 
 
@@ -66,6 +75,11 @@ class LoopSettings:
     eval_every: int = 250  # steps between evaluations; 0: only at the end
     save_every: int = 0  # steps between checkpoints; 0: with each evaluation
     keep: int = 2  # checkpoints kept
+    log_every: int = 10  # steps between lines of the log
+    wandb: Wandb = "off"  # Weights & Biases: off | offline | online
+    compile: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA, where it pays
+    recompute: bool = False  # compute activations again in the backward pass: less memory, slower
+    fp8: bool = False  # matrix products in 8 bits, on hardware that has them
     dry_run: bool = False  # print the plan and stop
     json: bool = False  # print one JSON object as the last line
 
@@ -78,6 +92,8 @@ class TrainState:
     tokens: int = 0
     seconds: float = 0.0
     smooth_loss: float = 0.0  # debiased by (1 - SMOOTHING^step) when shown
+    loss_scale: float = 0.0  # of fp16, see precision.py; 0 before the first step
+    good_steps: int = 0  # since the scale last changed
     curve: list[list[float | None]] = field(default_factory=list)  # step, train, val, tokens
 
     def shown_loss(self) -> float:
@@ -94,26 +110,44 @@ class Run:
     optimizers: Optimizers
     schedule: Schedule
     batches: Batches
-    accumulation: int
+    accumulation: int  # batches in one step, of all processes together
     provenance: dict[str, Any]
     evaluate: Callable[[GPT], float] | None = None  # -> validation bits per byte
     show: Callable[["Run", float], None] = lambda run, seconds: None
+    notes: Callable[[], dict[str, Any]] = dict  # -> what else to log of the newest step
     state: TrainState = field(default_factory=TrainState)
+    world: World = field(default_factory=here)
+
+    @property
+    def folder(self) -> Path:
+        return checkpoints_dir(self.stage, self.tag)
 
     def save(self, keep: int) -> None:
-        """The whole state: the next step after loading is the one that would have come."""
-        save_checkpoint(
-            checkpoints_dir(self.stage, self.tag),
-            self.state.step,
-            self.model.state_dict(),
-            self.optimizers.state_dict(),
-            self.provenance | {"loop": asdict(self.state), "batches": self.batches.state_dict()},
-            keep,
-        )
+        """The whole state: the next step after loading is the one that would have come.
+
+        All processes bring their parts together; the leading one writes.
+        """
+        weights, optimizer = whole_weights(self.model), self.optimizers.state_dict()
+        if self.world.leads:
+            meta = {"loop": asdict(self.state), "batches": self.batches.state_dict()}
+            save_checkpoint(
+                self.folder, self.state.step, weights, optimizer, self.provenance | meta, keep
+            )
+
+    def where_saved(self) -> str:
+        """How to go on after a failure, in words."""
+        found = list_checkpoints(self.folder)
+        if not found:
+            return "nothing was saved yet: run the same command again"
+        return f"{found[-1].name} is saved: the same command with --resume goes on from there"
 
 
 def resume_point(stage: str, tag: str, settings: LoopSettings) -> Checkpoint | None:
     """The checkpoint to go on from, None for a fresh run; refuses to overwrite one unasked."""
+    return here().leader_first(lambda: _resume_point(stage, tag, settings))
+
+
+def _resume_point(stage: str, tag: str, settings: LoopSettings) -> Checkpoint | None:
     folder = checkpoints_dir(stage, tag)
     found = list_checkpoints(folder)
     if not found:
@@ -137,62 +171,117 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
                 f"{checkpoint.path} has another {key} than these flags; use the flags it was made "
                 "with, or --overwrite to start afresh"
             )
-    run.model.load_state_dict(checkpoint.model)
+    load_weights(run.model, checkpoint.model)
     run.optimizers.load_state_dict(checkpoint.optimizer)
     run.state = TrainState(**checkpoint.meta["loop"])
 
 
 def train(run: Run, settings: LoopSettings) -> TrainState:
     """Run the schedule to its end, or to the first SIGINT or SIGTERM (raises Stopped)."""
+    check_passes(run.accumulation)
+    speed_up(run.model, settings.compile, settings.recompute, settings.fp8)
+    run.model.train()
+    log = None
+    if run.world.leads:
+        name = f"{run.stage}-{run.tag}"
+        log = RunLog(run.folder, run.provenance, run.state.step, settings.wandb, name)
+    with connection(run.where_saved), StopSignals() as signals:
+        learn(run, settings, signals, log)
+    if log:
+        log.close()
+    return run.state
+
+
+def check_passes(accumulation: int) -> None:
+    """Every process must have the same number of passes in a step."""
+    size = here().size
+    if accumulation % size:
+        raise BadPlan(
+            f"a step of {accumulation} passes does not divide among {size} processes; give "
+            f"--accumulation {size} (and fewer --rows)"
+        )
+
+
+def learn(run: Run, settings: LoopSettings, signals: "StopSignals", log: RunLog | None) -> None:
+    """The loop itself: evaluate when due, learn, save."""
     state, last = run.state, run.schedule.steps
     save_every = settings.save_every or settings.eval_every
-    run.model.train()
-    with StopSignals() as signals:
-        while True:
-            measured = bool(state.curve) and state.curve[-1][0] == state.step
-            if run.evaluate and not measured and _due(state.step, settings.eval_every, last):
-                score = run.evaluate(run.model)
-                state.curve.append([state.step, state.shown_loss(), score, state.tokens])
-            if state.step >= last:
-                return state
-            started = time.perf_counter()
-            take_step(run)
-            seconds = time.perf_counter() - started
-            state.seconds += seconds
+    while True:
+        measured = bool(state.curve) and state.curve[-1][0] == state.step
+        if run.evaluate and not measured and _due(state.step, settings.eval_every, last):
+            score = run.evaluate(run.model)
+            state.curve.append([state.step, state.shown_loss(), score, state.tokens])
+            if log:
+                log.note({"step": state.step, "tokens": state.tokens, "val_bpb": score})
+                log.draw()
+        if state.step >= last:
+            return
+        started = time.perf_counter()
+        loss = take_step(run)
+        seconds = time.perf_counter() - started
+        state.seconds += seconds
+        if run.world.leads:
             run.show(run, seconds)
-            if signals.seen or _due(state.step, save_every, last):
-                run.save(settings.keep)
-            if signals.seen and state.step < last:
-                raise Stopped(f"saved at step {state.step}; --resume goes on from there")
+        if log and _due(state.step, settings.log_every, last):
+            log.note(describe(run, loss, seconds))
+        stop = run.world.sum([float(signals.seen)]) != [0.0]  # all stop at the same step
+        if stop or _due(state.step, save_every, last):
+            run.save(settings.keep)
+        if stop and state.step < last:
+            raise Stopped(f"saved at step {state.step}; --resume goes on from there")
 
 
 def _due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step > 0 and step % every == 0)
 
 
+def describe(run: Run, loss: float, seconds: float) -> dict[str, Any]:
+    """The newest step as a line of the log."""
+    state = run.state
+    return {
+        "step": state.step,
+        "loss": loss,
+        "lr_scale": run.schedule.lr_scale(state.step - 1),
+        "tokens": state.tokens,
+        "step_s": round(seconds, 4),
+        "seconds": round(state.seconds, 3),
+        **run.notes(),
+    }
+
+
 # @learn:optimization.gradient_accumulation
-def take_step(run: Run) -> None:
-    """One optimizer step: `accumulation` batches forward and backward, then the update."""
-    state, total = run.state, 0.0
+def take_step(run: Run) -> float:
+    """One optimizer step: `accumulation` batches forward and backward, then the update.
+
+    Returns the mean loss over the batches of all processes.
+    """
+    state, world, total = run.state, run.world, 0.0
     device = run.model.cos.device
-    for _ in range(run.accumulation):
-        inputs, targets = next(run.batches)
-        loss = run.model(inputs.to(device), targets.to(device))
-        (loss / run.accumulation).backward()
+    scaler = LossScaler(run.model.dtype, state)
+    for number in range(run.accumulation):
+        batch = next(run.batches)
+        state.tokens += batch[0].numel()
+        if number % world.size != world.rank:
+            continue  # another process's
+        inputs, targets, *share = (x.to(device) for x in batch)
+        loss = run.model(inputs, targets, share=share[0] if share else None)
+        scaler.scaled(loss / run.accumulation).backward()
         total += loss.item() / run.accumulation
-        state.tokens += inputs.numel()
+    (total,) = world.sum([total])
     if not math.isfinite(total):
         raise LossNotFinite(
-            f"the loss is {total} at step {state.step + 1}; the last checkpoint is intact: "
-            "resume it with a smaller --optimizer.lr-scale"
+            f"the loss is {total} at step {state.step + 1}; {run.where_saved()}, "
+            "with a smaller --optimizer.lr-scale"
         )
     schedule, step = run.schedule, state.step
-    run.optimizers.step(
-        schedule.lr_scale(step), schedule.momentum(step), schedule.decay_scale(step)
-    )
+    if scaler.unscale(run.model, world):
+        run.optimizers.step(
+            schedule.lr_scale(step), schedule.momentum(step), schedule.decay_scale(step)
+        )
     run.optimizers.zero_grad()
     state.step += 1
     state.smooth_loss = SMOOTHING * state.smooth_loss + (1 - SMOOTHING) * total
+    return total
 
 
 # @learn:systems.checkpoints

@@ -1,7 +1,8 @@
 """Pretrain a model on plain text; --depth is the one dial, --dry-run shows what it will cost.
 
 Saves checkpoints under checkpoints/base/<tag> and the record `base` for the report.
-Ctrl-C saves and stops; --resume goes on from there.
+Ctrl-C saves and stops; --resume goes on from there, also on another number of processes:
+`torchrun --standalone --nproc-per-node 2 -m scripts base-train ...`
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from nanochat.cli import parse, print_json, run
 from nanochat.dataloader import PackedLoader
 from nanochat.dataset import open_documents
 from nanochat.device import gemm_gflops, pick_device, pick_dtype, use_threads
+from nanochat.distributed import join
 from nanochat.gpt import GPT
 from nanochat.loss_eval import bits_per_byte
 from nanochat.paths import tokenizer_dir
@@ -53,6 +55,8 @@ def summary(finished: Run) -> dict:
 def main(argv: Sequence[str] | None = None) -> int:
     settings = parse(PretrainSettings, argv, "nanochat base-train", __doc__)
     use_threads(settings.threads)
+    device = pick_device(settings.device)
+    world = join(device)
     tokenizer = Tokenizer.load(tokenizer_dir())
     sizing = size_run(settings, tokenizer.vocab_size)
     if settings.dry_run:
@@ -68,16 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     if checkpoint:
         restore(base, checkpoint)
     count = max(1, settings.eval_tokens // (settings.rows * settings.context))
-    validation = list(islice(loader(settings, tokenizer, "val"), count))
+    validation = world.mine(list(islice(loader(settings, tokenizer, "val"), count)))
     sizes = tokenizer.token_bytes()
 
     def evaluate(model: GPT) -> float:
         return bits_per_byte(model, validation, sizes)
 
     base.evaluate = evaluate
-    device = pick_device(settings.device)
-    base.show = Progress(gemm_gflops(device, pick_dtype(settings.dtype, device)))
+    if world.leads:
+        base.show = Progress(gemm_gflops(device, pick_dtype(settings.dtype, device)))
     train(base, settings)
+    if not world.leads:
+        return 0
     result = summary(base)
     record("base", result)
     print(f"base model {tag}: {result['val_bpb']:.3f} bits per byte on unseen text")

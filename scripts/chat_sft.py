@@ -4,12 +4,14 @@ Saves checkpoints under checkpoints/sft/<tag> and the record `sft` for the repor
 Ctrl-C saves and stops; --resume goes on from there.
 """
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.checkpoint import find_checkpoint, load_checkpoint
 from nanochat.cli import parse, print_json, run
 from nanochat.device import gemm_gflops, pick_device, pick_dtype, use_threads
+from nanochat.distributed import join
 from nanochat.gpt import GPT
 from nanochat.loss_eval import bits_per_byte
 from nanochat.paths import data_dir, tokenizer_dir
@@ -18,7 +20,7 @@ from nanochat.report import record
 from nanochat.scaling import count_parameters
 from nanochat.sft import ConversationLoader, SftSettings, prepare_sft, read_conversations, steps_of
 from nanochat.tokenizer import Tokenizer
-from nanochat.train_loop import restore, resume_point, train
+from nanochat.train_loop import check_passes, restore, resume_point, train
 
 VALIDATION_BATCHES = 12
 
@@ -34,6 +36,9 @@ def files(source: str) -> tuple[Path, Path]:
 def main(argv: Sequence[str] | None = None) -> int:
     settings = parse(SftSettings, argv, "nanochat chat-sft", __doc__)
     use_threads(settings.threads)
+    device = pick_device(settings.device)
+    world = join(device)
+    check_passes(settings.accumulation)
     tokenizer = Tokenizer.load(tokenizer_dir())
     base = load_checkpoint(find_checkpoint("base", settings.base_tag or None))
     train_file, val_file = files(settings.data)
@@ -56,16 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if checkpoint:
         restore(tuned, checkpoint)
     unseen = loader(read_conversations(val_file))
-    validation = [next(unseen) for _ in range(VALIDATION_BATCHES)]
+    validation = world.mine([next(unseen) for _ in range(VALIDATION_BATCHES)])
     sizes = tokenizer.token_bytes()
 
     def evaluate(model: GPT) -> float:
         return bits_per_byte(model, validation, sizes)
 
     tuned.evaluate = evaluate
-    device = pick_device(settings.device)
-    tuned.show = Progress(gemm_gflops(device, pick_dtype(settings.dtype, device)))
+    tuned.provenance["data"] = hashlib.sha256(train_file.read_bytes()).hexdigest()
+    if world.leads:
+        tuned.show = Progress(gemm_gflops(device, pick_dtype(settings.dtype, device)))
     state = train(tuned, settings)
+    if not world.leads:
+        return 0
     result = {
         "val_bpb": state.curve[-1][2],
         "curve": state.curve,
