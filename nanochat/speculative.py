@@ -1,7 +1,8 @@
 """Guess several tokens cheaply, check them all in one pass of the model, keep those it agrees with.
 
-Called by scripts/chat_cli.py and the bench. A step of a small model costs nearly the same for one
-token as for eight, so every guess that holds is a pass saved; one that doesn't costs little.
+Called by speculative_bench.py; a Speculator stands in for Engine.run where one answer is written.
+A step of a small model costs nearly the same for one token as for eight, so every guess that holds
+is a pass saved, and one that doesn't costs little.
     NgramDraft    what followed the last time these tokens stood there? Good on text that repeats.
     ModelDraft    a smaller model with the same vocabulary.
 The answer is drawn from exactly the distribution that plain sampling draws from: a guess d that was
