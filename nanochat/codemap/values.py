@@ -204,7 +204,7 @@ class Values:
             symbol = self.facts[rel]["symbols"][binding[1]]
             return (("cls" if symbol["kind"] == "class" else "fun", rel, binding[1]),)
         if kind == "import":
-            return self._imported(*binding[1:], rel=rel)
+            return self._imported(rel, *binding[1:])
         if kind == "self":
             return (("obj", rel, binding[1]),)
         if kind == "cls":
@@ -230,7 +230,7 @@ class Values:
                     return union(*[enter_of(self, v) if v[0] == "xobj" else (v,) for v in given])
         return ()
 
-    def _imported(self, module: str, level: int, name: str, rel: str) -> Many:
+    def _imported(self, rel: str, module: str, level: int, name: str) -> Many:
         place = self.modules.find(module, level, rel)
         if not name:
             return self.module_at(place)
