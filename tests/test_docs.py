@@ -36,6 +36,10 @@ RUN_HERE = {
     "nanochat scalar train": "loss",
     "nanochat scalar sample": "",
     "make setup": "",
+    "nanochat map path foundations.tensors architecture.rope": "foundations.dot_product",
+    "nanochat map show architecture.rope": "nanochat/gpt.py:rotary_tables",
+    "nanochat map who-calls GPT.forward": "nanochat/engine.py:Batch._scores",
+    "nanochat map build --json": '"duplicate_ids": 0',
 }
 # Commands that another test runs -> that test.
 RUN_ELSEWHERE = {
@@ -43,6 +47,7 @@ RUN_ELSEWHERE = {
     "make down": "test_docs.py::test_make_down_stops_make_up",
     "nanochat chat-web": "test_docs.py::test_make_up_serves_what_is_built_until_ctrl_c",
     "make test": "test_docs.py::test_ci_runs_make_test_and_make_test_runs_lint_and_both_tiers",
+    "nanochat map gaps": "test_knowledge_base.py::test_the_gap_report_of_this_repository_is_empty",
     "make lint": "test_docs.py::test_ci_runs_make_test_and_make_test_runs_lint_and_both_tiers",
     "make test-fast": "test_docs.py::test_make_test_fast_runs_the_unmarked_tests",
 }
@@ -217,7 +222,10 @@ def test_every_verb_the_documentation_names_exists():
 def test_every_make_target_the_documentation_names_exists():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.M))
     for page in WRITTEN:
-        for target in re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text("utf-8"), re.M):
+        text = page.read_text("utf-8")
+        shell = "".join(re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", text, re.M | re.S))
+        named = re.findall(r"`make ([a-z-]+)", text) + re.findall(r"^make ([a-z-]+)", shell, re.M)
+        for target in named:
             assert target in targets, f"{page.relative_to(ROOT)} names `make {target}`"
 
 
