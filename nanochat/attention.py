@@ -28,6 +28,7 @@ def attend(
     """
     T, H, G = q.size(1), q.size(2), k.size(2)
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, D)
+    # @learn:architecture.gqa
     if q.device.type == "cpu" and causal and mask is None:
         if H != G:
             k, v = (x.repeat_interleave(H // G, dim=1) for x in (k, v))

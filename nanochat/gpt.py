@@ -68,6 +68,7 @@ class GPTConfig:
     def head_size(self) -> int:
         return self.n_embd // self.n_head
 
+    # @learn:architecture.sliding_window
     def windows(self) -> list[int]:
         """How many positions back each layer sees, itself not counted."""
         short = -(-self.sequence_len // 4 // 128) * 128
@@ -75,6 +76,7 @@ class GPTConfig:
         pattern = [self.window_pattern[i % len(self.window_pattern)] for i in range(self.n_layer)]
         return [sizes[letter] for letter in pattern[:-1]] + [self.sequence_len]
 
+    # @learn:architecture.value_embeddings
     def has_value_embedding(self, layer: int) -> bool:
         """Every other layer, the last one always."""
         return self.value_embeddings and layer % 2 == (self.n_layer - 1) % 2
@@ -160,6 +162,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         B, T, C = x.shape
         H, G, D = self.config.n_head, self.config.n_kv_head, self.config.head_size
+        # @learn:architecture.multi_head
         q = self.q(x).view(B, T, H, D)  # (B, T, C) -> (B, T, H, D)
         k = self.k(x).view(B, T, G, D)
         v = self.v(x).view(B, T, G, D)
