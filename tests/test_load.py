@@ -292,7 +292,7 @@ TINY = "--self-host --random-model --depth 1 --channels 32 --vocab 300 --context
 
 @pytest.mark.slow
 def test_a_thousand_mixed_requests_leave_nothing_behind(tmp_path, capsys):
-    flags = "--requests 1000 --mixed --disconnect 0.2 --prompt-words 12 --max-tokens 12 --json"
+    flags = "--requests 1000 --mixed --disconnect 0.2 --prompt-words 9 --max-tokens 8 --json"
     load_test.main([*TINY.split(), *flags.split(), "--picture", str(tmp_path / "p.svg")])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["requests"] == 1000 and found["errors"] == 0, found
@@ -304,7 +304,7 @@ def test_a_thousand_mixed_requests_leave_nothing_behind(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_an_overloaded_server_answers_or_says_when_to_come_back(tmp_path, capsys):
-    flags = "--overload 4 --seconds 2 --warmup-s 0.3 --prompt-words 12 --max-tokens 24 --json"
+    flags = "--overload 4 --seconds 1.5 --warmup-s 0.3 --prompt-words 12 --max-tokens 24 --json"
     load_test.main([*TINY.split(), *flags.split(), "--picture", str(tmp_path / "p.svg")])
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["errors"] == 0, found
