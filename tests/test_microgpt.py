@@ -77,10 +77,11 @@ def test_the_first_steps_are_the_golden_ones_bit_for_bit(preset):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)  # minutes of plain Python, several times that on a busy machine
 def test_whole_runs_of_both_presets_are_the_golden_ones_bit_for_bit():
     runs = {p: start("--preset", p, "--data", str(microgpt.NAMES), "--json") for p in "ab"}
     for preset, run in runs.items():
-        shown, _ = run.communicate(timeout=590)
+        shown, _ = run.communicate(timeout=1400)
         result, truth = json.loads(shown), golden(preset)
         assert run.returncode == 0
         for name in ("losses", "fingerprints", "samples"):
