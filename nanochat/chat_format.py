@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from nanochat.errors import UserError
 
+# @learn:tokenization.special_tokens
 # The nine special tokens. They are the last nine ids of every vocabulary, in this order.
 SPECIALS = (
     "bos",  # begins every document and every conversation
@@ -54,7 +55,7 @@ def special_text(name: str) -> str:
     return f"<|{name}|>"
 
 
-# @learn:chat.format
+# @learn:tokenization.chat_rendering
 def segments(conversation: Conversation) -> Iterator[Segment]:
     """The whole conversation in order. Raises BadConversation.
 

@@ -64,6 +64,7 @@ def encoders(tokenizer: Tokenizer) -> dict[str, Callable[[str], int]]:
     }
 
 
+# @learn:tokenization.vocabulary_size
 def bytes_per_token(texts: Iterable[str], count: Callable[[str], int]) -> float:
     """
     >>> bytes_per_token(["né"], len)

@@ -36,6 +36,7 @@ class Block(NamedTuple):
     rows: int = 1  # documents in it; of a text file that takes reading, so it is given as 1
 
 
+# @learn:data.parquet_streaming
 def blocks_of(path: Path, block_bytes: int = BLOCK_BYTES) -> list[Block]:
     """The blocks of one file, in order; reads a parquet file's footer and no text at all."""
     if path.suffix != ".parquet":

@@ -189,6 +189,7 @@ class Documents:
         held_out = (self.rows_before[number] + row) % HELD_OUT == HELD_OUT - 1
         return held_out == (self.hold_out == "val")
 
+    # @learn:data.parquet_streaming
     def stream(
         self, rank: int = 0, world_size: int = 1, start: Position | None = None
     ) -> Iterator[tuple[Position, str]]:

@@ -131,6 +131,7 @@ def download_all(
     return len(missing)
 
 
+# @learn:data.resumable_downloads
 def fetch(file: RemoteFile, hub: Hub, client: httpx.Client, report: Report, stop: Event) -> None:
     """One file, whole and checked. Raises DownloadFailed."""
     file.destination.parent.mkdir(parents=True, exist_ok=True)

@@ -74,6 +74,7 @@ def draw(
     return on_story(rng, settings, easy, 1, exam)
 
 
+# @learn:data.held_out_exams
 def exam(settings: WorldSettings, per_kind: int) -> list[ExamItem]:
     """`per_kind` different questions of each kind, the same for the same settings."""
     items: dict[str, ExamItem] = {}

@@ -43,6 +43,7 @@ class Event(NamedTuple):
     how: str = ""  # the verb of a gain or a loss
 
 
+# @learn:data.synthetic_world
 @dataclass
 class World:
     """The state after every event in `log`. An object is in `lies` or in `held`, never in both."""

@@ -73,6 +73,7 @@ class CorpusTooSmall(UserError):
 class Tokenizer:
     """`ranks`: bytes -> id for every token but the specials, ids 0, 1, 2, ..."""
 
+    # @learn:tokenization.tiktoken_and_rustbpe
     def __init__(self, ranks: dict[bytes, int], pattern: str = SPLIT_PATTERN):
         self.ranks = ranks
         self.pattern = pattern
@@ -86,6 +87,7 @@ class Tokenizer:
 
     # --- making, keeping ---
 
+    # @learn:tokenization.vocabulary_size
     # @learn:tokenization.bpe
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -158,6 +160,7 @@ class Tokenizer:
     def vocab_size(self) -> int:
         return len(self.ranks) + len(SPECIALS)
 
+    # @learn:tokenization.special_tokens
     def special(self, name: str) -> int:
         """The id of a special: special("bos")."""
         return self.special_ids[name]
@@ -179,6 +182,7 @@ class Tokenizer:
             texts, num_threads=threads or os.cpu_count() or 1
         )
 
+    # @learn:tokenization.unicode_and_bytes
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes; a special gives its name in ASCII."""
         ids = list(ids)
@@ -204,7 +208,7 @@ class Tokenizer:
 
     # --- conversations ---
 
-    # @learn:chat.loss_mask
+    # @learn:tokenization.loss_mask
     def render_conversation(
         self, conversation: Conversation, max_tokens: int = 2048
     ) -> tuple[list[int], list[int]]:
@@ -239,6 +243,7 @@ class Tokenizer:
         return ids, mask
 
 
+# @learn:tokenization.tiktoken_and_rustbpe
 class CountedTexts:
     """Passes texts on to the trainer in a form it can read, and counts the characters."""
 
