@@ -76,6 +76,7 @@ class WorldSettings:
     """Share of the dialogues that are about a story; the others practise skills and chat."""
 
 
+# @learn:foundations.random_seeds
 def stream(seed: int, name: str, index: int = 0) -> Random:
     """The random numbers of one document: the same wherever and in whatever order it is made."""
     return Random(f"{seed}/{name}/{index}")
@@ -91,6 +92,7 @@ def pick_common(rng: Random, options: Sequence[T]) -> T:
     return options[int(rng.random() ** 3 * len(options))]
 
 
+# @learn:data.held_out_exams
 def held_out(*parts: object) -> bool:
     """True for the tenth of all combinations that only exams use, whatever the seed."""
     return zlib.crc32("/".join(map(str, parts)).encode()) % 10 == 0
