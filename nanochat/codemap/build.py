@@ -24,6 +24,7 @@ from nanochat.codemap.graph import Graph, assemble, fill_record
 from nanochat.codemap.link import link_file
 from nanochat.codemap.modules import Modules, package_around
 from nanochat.codemap.records import (
+    COMPACT,
     Cache,
     LazyFacts,
     Record,
@@ -60,7 +61,7 @@ def build_graph(sources: Sources) -> Graph:
         linked = link_files(records, lines, modules, layout_hash(records, inside))
         graph = assemble(sources.root, inside, records, texts, problems)
         graph.relinked = linked
-        write_whole(sources.out / "knowledge_graph.json", graph.text)
+        write_whole(sources.out / "knowledge_graph.json", map(str.encode, graph.text))
         if linked or records.keys() != cache.records.keys():
             cache.save(records, lines)
     graph.seconds = time.perf_counter() - started
@@ -99,7 +100,7 @@ def read_files(
             records[rel], lines[rel] = old, cache.lines[rel]
         else:
             records[rel], *facts = make_record(rel, raw)
-            shared, own = (json.dumps(part, separators=(",", ":")) for part in facts)
+            shared, own = map(COMPACT, facts)
             lines[rel] = shared, own
     return records, lines, texts
 
@@ -124,6 +125,7 @@ def link_files(
         record.deps = sorted([file, name] for file, name in links.deps if file != rel)
         record.basis = basis_of(record.deps, records, layout)
         fill_record(record, rel, facts[rel], own, links)
+        record.changed = True
         values.local_memo.clear()
         linked += 1
     facts.clear()  # Values and Types hold each other: without the collector they would stay

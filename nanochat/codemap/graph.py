@@ -139,7 +139,10 @@ FIXED_NAMES = {"main", "forward", "backward"}
 
 
 def as_rows(rows: list[dict[str, Any]]) -> str:
-    return ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    return ",\n".join(map(ENCODE, rows))
+
+
+ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 
 
 class Knowledge:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ class Record:
     unresolved: str = ""
     counts: dict[str, int] = field(default_factory=dict)
     libraries: list[str] = field(default_factory=list)  # external ids its edges lead to
+    changed: bool = False  # since it was last written down
 
 
 def make_record(rel: str, raw: bytes) -> tuple[Record, Facts, Facts]:
@@ -76,7 +78,7 @@ def content_hash(raw: bytes) -> str:
 
 
 def digests_of(facts: Facts) -> dict[str, str]:
-    """Module-level name -> hash of everything another file can learn from it; '*' is the list."""
+    """Module-level name -> hash of all that another file can learn from it; '*': starred."""
     scopes, symbols = facts["scopes"], facts["symbols"]
     seen_from_outside = reachable_scopes(facts)
     parts: dict[int, list[Any]] = {}
@@ -93,7 +95,7 @@ def digests_of(facts: Facts) -> dict[str, str]:
         inside = [parts.get(b[1]) for b in bindings if b[0] == "symbol"]
         plain = any(b[0] not in ("symbol", "import") for b in bindings)
         digests[name] = short_hash([bindings, inside, loose if plain else []])
-    digests["*"] = short_hash([sorted(scopes[0]["names"]), facts["stars"], facts["exports"]])
+    digests["*"] = short_hash([facts["stars"], facts["exports"]])
     return digests
 
 
@@ -118,8 +120,11 @@ def top_of(symbols: list[dict[str, Any]], number: int) -> int:
     return number
 
 
+COMPACT = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
 def short_hash(what: Any) -> str:
-    text = json.dumps(what, separators=(",", ":"))
+    text = COMPACT(what)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -130,6 +135,7 @@ class Cache:
         self.path = path
         self.records: dict[str, Record] = {}
         self.lines: dict[str, tuple[str, str]] = {}  # shared and own facts, as JSON
+        self.rows: dict[str, str] = {}  # records, as JSON
 
     def load(self) -> None:
         """A cache that is damaged, or was made by other code than this, is no cache."""
@@ -137,28 +143,30 @@ class Cache:
             raw = self.path.read_bytes()
         except OSError:
             return
-        body, _, end = raw.rpartition(b"\n")
-        if end.decode("latin-1") != f"{maker()} {content_hash(body)}":
+        at = raw.rfind(b"\n") + 1
+        if raw[at:].decode("latin-1") != f"{maker()} {zlib.crc32(memoryview(raw)[:at]):08x}":
             return
-        lines = body.decode("utf-8").split("\n")
-        for at in range(0, len(lines) - 2, 3):
+        lines = raw.decode("utf-8").split("\n")
+        for at in range(0, len(lines) - 3, 3):
             rel, *values = json.loads(lines[at])
             self.records[rel] = Record(*values)
             self.lines[rel] = lines[at + 1], lines[at + 2]
+            self.rows[rel] = lines[at]
 
     def save(self, records: dict[str, Record], lines: dict[str, tuple[str, str]]) -> None:
         """Write all records, row by row, with the checksum last."""
-        said = hashlib.blake2b(digest_size=12)
+        said = 0
 
-        def rows() -> Iterator[str]:
-            between = ""
+        def rows() -> Iterator[bytes]:
+            nonlocal said
             for rel, record in records.items():
-                shared, own = lines[rel]
-                row = f"{between}{json.dumps([rel, *vars(record).values()])}\n{shared}\n{own}"
-                said.update(row.encode())
+                if rel not in self.rows or record.changed:
+                    record.changed = False
+                    self.rows[rel] = json.dumps([rel, *vars(record).values()])
+                row = "\n".join((self.rows[rel], *lines[rel], "")).encode()
+                said = zlib.crc32(row, said)
                 yield row
-                between = "\n"
-            yield f"\n{maker()} {said.hexdigest()}"
+            yield f"{maker()} {said:08x}".encode()
 
         write_whole(self.path, rows())
 
@@ -169,12 +177,12 @@ def maker() -> str:
     return content_hash(b"".join(parts))
 
 
-def write_whole(path: Path, parts: Iterable[str]) -> None:
+def write_whole(path: Path, parts: Iterable[bytes]) -> None:
     """Write under another name, then rename: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        with open(temporary, "wb") as file:
             file.writelines(parts)
         os.replace(temporary, path)
     finally:

