@@ -264,7 +264,6 @@ def run_task(
     return marks
 
 
-# @learn:foundations.benchmarks
 def centered(accuracy: float, chance: float) -> float:
     """0 for blind guessing, 1 for all right.
 

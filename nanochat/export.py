@@ -211,7 +211,7 @@ def write_export(out: Path, checkpoint: Checkpoint, tokenizer: Tokenizer) -> Pat
         source = {"path": str(checkpoint.path.name), "model": asdict(config)}
         source |= {"stage": checkpoint.path.parent.parent.name, "tag": checkpoint.path.parent.name}
         source |= {"tokenizer": tokenizer.fingerprint(), "step": checkpoint.meta["step"]}
-        ends = {"bos_token_id": tokenizer.special("bos"), "max_new_tokens": 256}
+        ends: dict[str, Any] = {"bos_token_id": tokenizer.special("bos"), "max_new_tokens": 256}
         ends |= {"eos_token_id": [tokenizer.special("assistant_end"), tokenizer.special("bos")]}
         for name, content in (
             ("config.json", hf_config(config, tokenizer)),

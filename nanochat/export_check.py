@@ -56,7 +56,8 @@ def our_model(folder: Path) -> tuple[GPT, str]:
 
 def prompts(tokenizer: Tokenizer, limit: int) -> list[list[int]]:
     """PROMPTS token rows of 1 to `limit` tokens: plain text and conversations, cut anywhere."""
-    dice, found = Random("export-check"), []
+    dice = Random("export-check")
+    found: list[list[int]] = []
     while len(found) < PROMPTS:
         text = " ".join(dice.choice(TEXTS) for _ in range(dice.randint(1, 3)))
         if len(found) % 2:

@@ -48,7 +48,7 @@ class Graph:
 
     def constant(self, value: Any, kind: type = np.float32) -> str:
         """Add numbers to the graph (small ones once only); returns their name."""
-        array = np.asarray(value, dtype=kind)
+        array: np.ndarray = np.asarray(value, dtype=kind)
         name = (
             f"c_{kind.__name__}_{array.tolist()}" if array.size < 9 else f"w_{len(self.constants)}"
         )

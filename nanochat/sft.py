@@ -8,7 +8,7 @@ mask is 0 are -1. Rows of T tokens hold whole conversations, best fit, the rest 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -25,6 +25,13 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.train_loop import LoopSettings, Run
 
 
+class Conversations(Protocol):
+    """A list of conversations, or a task of nanochat/tasks that reads them when asked."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> dict[str, Any]: ...
+
+
 class ConversationsBroken(UserError):
     """A file of conversations is missing, empty, or has a row that is not a conversation."""
 
@@ -33,7 +40,8 @@ class ConversationsBroken(UserError):
 class SftSettings(LoopSettings):
     """Fine-tune on conversations."""
 
-    data: str = "tinyworld"  # tinyworld, or a JSONL file of {"messages": [...]}
+    # tinyworld, a JSONL file of {"messages": [...]}, or tasks: "smoltalk,mmlu:3" is mmlu 3 times
+    data: str = "tinyworld"
     base_tag: str = ""  # which pretrained run to start from; empty: the newest
     epochs: float = 1.0  # passes over the conversations
     steps: int = 0  # optimizer steps; 0: from epochs
@@ -77,7 +85,7 @@ class ConversationLoader:
 
     def __init__(
         self,
-        conversations: list[dict[str, Any]],
+        conversations: Conversations,
         tokenizer: Tokenizer,
         rows: int,
         context: int,
@@ -150,17 +158,17 @@ class ConversationLoader:
         return ids[:, :-1].to(self.device), targets.contiguous().to(self.device)
 
 
-def steps_of(
-    settings: SftSettings, conversations: list[dict[str, Any]], tokenizer: Tokenizer
-) -> int:
+def steps_of(settings: SftSettings, conversations: Conversations, tokenizer: Tokenizer) -> int:
     """Optimizer steps: as asked, or as many as `epochs` passes over the conversations take.
 
-    Rows are about 92% full; the estimate renders every 50th conversation to know their size.
+    Rows are about 92% full; the estimate renders every 50th conversation to know their size, of
+    very many a thousand.
     """
     if settings.steps:
         return settings.steps
-    sample = conversations[::50]
-    sizes = [rendered_size(one, tokenizer, settings.context + 1) for one in sample]
+    chosen = range(0, len(conversations), max(50, len(conversations) // 1000))
+    limit = settings.context + 1
+    sizes = [rendered_size(conversations[i], tokenizer, limit) for i in chosen]
     tokens = sum(sizes) / len(sizes) * len(conversations) * settings.epochs
     return max(1, round(tokens / 0.92 / (settings.rows * settings.context * settings.accumulation)))
 

@@ -15,7 +15,7 @@ from nanochat.engine import Engine
 from nanochat.sampling import Sampling
 from nanochat.speculative import GUESSES, NgramDraft, Speculator
 
-REPEATING = "Anna has 3 plums. Then Tom took the lamp. Tom is in the park. " * 3
+REPEATING = "1 + 1 = 2. 2 + 1 = 3. 3 + 1 = 4. 4 + 1 = 5. " * 4 + "1 + 1 ="
 
 
 @dataclass(frozen=True)

@@ -18,19 +18,39 @@ from nanochat.paths import data_dir, tokenizer_dir
 from nanochat.progress import Progress
 from nanochat.report import record
 from nanochat.scaling import count_parameters
-from nanochat.sft import ConversationLoader, SftSettings, prepare_sft, read_conversations, steps_of
+from nanochat.sft import (
+    ConversationLoader,
+    Conversations,
+    ConversationsBroken,
+    SftSettings,
+    prepare_sft,
+    read_conversations,
+    steps_of,
+)
+from nanochat.tasks.catalogue import sft_mixture, sft_validation
 from nanochat.tokenizer import Tokenizer
 from nanochat.train_loop import check_passes, restore, resume_point, train
 
 VALIDATION_BATCHES = 12
 
 
-def files(source: str) -> tuple[Path, Path]:
-    """Training and validation conversations; a file of one's own serves as both."""
+def open_data(source: str, seed: int) -> tuple[Conversations, Conversations, str]:
+    """Conversations to learn from, unseen ones, and a word that names the former exactly.
+
+    A file of one's own serves as both; a list of tasks ("smoltalk,mmlu:3") becomes a mixture.
+    """
+    one_file = source.endswith((".json", ".jsonl")) and "," not in source
+    if source != "tinyworld" and not one_file and not Path(source).is_file():
+        mixed = sft_mixture(source, seed)
+        word = f"{source}, {len(mixed)} conversations in order {seed}"
+        return mixed, sft_validation(source, seed), word
+    folder = data_dir("tinyworld")
+    train_file, val_file = Path(source), Path(source)
     if source == "tinyworld":
-        folder = data_dir("tinyworld")
-        return folder / "sft_train.jsonl", folder / "sft_val.jsonl"
-    return Path(source), Path(source)
+        train_file, val_file = folder / "sft_train.jsonl", folder / "sft_val.jsonl"
+    conversations = read_conversations(train_file)
+    word = hashlib.sha256(train_file.read_bytes()).hexdigest()
+    return conversations, read_conversations(val_file), word
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_passes(settings.accumulation)
     tokenizer = Tokenizer.load(tokenizer_dir())
     base = load_checkpoint(find_checkpoint("base", settings.base_tag or None))
-    train_file, val_file = files(settings.data)
-    conversations = read_conversations(train_file)
+    conversations, held_out, data = open_data(settings.data, settings.seed)
     steps = steps_of(settings, conversations, tokenizer)
     tag = settings.tag or base.path.parent.name
     if settings.dry_run:
@@ -50,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{len(conversations):,} conversations, {steps:,} steps, {tokens:,} tokens")
         return 0
 
-    def loader(rows: list, state=None) -> ConversationLoader:
+    def loader(rows: Conversations, state=None) -> ConversationLoader:
         return ConversationLoader(
             rows, tokenizer, settings.rows, settings.context, settings.buffer, state=state
         )
@@ -59,8 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     batches = loader(conversations, checkpoint.meta["batches"] if checkpoint else None)
     tuned = prepare_sft(settings, base, tokenizer, batches, steps)
     if checkpoint:
+        if checkpoint.meta.get("data", data) != data:
+            raise ConversationsBroken(
+                f"{checkpoint.path} was made with other conversations than --data {settings.data}; "
+                "give the same --data, or --overwrite to start afresh"
+            )
         restore(tuned, checkpoint)
-    unseen = loader(read_conversations(val_file))
+    unseen = loader(held_out)
     validation = world.mine([next(unseen) for _ in range(VALIDATION_BATCHES)])
     sizes = tokenizer.token_bytes()
 
@@ -68,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return bits_per_byte(model, validation, sizes)
 
     tuned.evaluate = evaluate
-    tuned.provenance["data"] = hashlib.sha256(train_file.read_bytes()).hexdigest()
+    tuned.provenance["data"] = data
     if world.leads:
         tuned.show = Progress(gemm_gflops(device, pick_dtype(settings.dtype, device)))
     state = train(tuned, settings)

@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import task_files
 from hub_server import Fault, fake_hub
+from tiny_build import nanochat
 from tiny_models import byte_tokenizer
 
 from nanochat.dataset import DataMissing
@@ -309,6 +310,18 @@ def test_a_file_from_elsewhere_comes_through_the_same_door_without_the_token(mon
         assert fetch_tasks(["spellingbee"], secret) == (1, 1)
         assert all("authorization" not in headers for _, _, headers in hub.requests)
     assert words_file().read_text() == "apple\nbanana\n"
+
+
+def test_the_command_fetches_what_it_is_asked_for(monkeypatch, capsys):
+    rows = task_files.parquet_bytes(task_files.ARC_ROWS, task_files.ARC)
+    with fake_hub() as hub:
+        for split in ("train", "test"):
+            hub.files[f"ARC-Easy/{split}-00000-of-00001.parquet"] = rows
+        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
+        assert nanochat("task-download", "--tasks", "arc-easy", "--json") == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["fetched"], told["files"]) == (2, 2)
+    assert len(open_task("arc-easy")) == 2
 
 
 def test_nothing_to_fetch_is_said():

@@ -104,7 +104,6 @@ class Slice(Task):
         return self.task.grade(self.numbers[index], reply)
 
 
-# @learn:data.mixtures
 class Mixture(Task):
     """Several tasks shuffled into one; (task, 3) goes through that task three times.
 
