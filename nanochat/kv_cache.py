@@ -161,6 +161,8 @@ class CacheView:
         return self.masks[window, slots]
 
 
+# @def:ring
+# A row of slots used in turn: position p lives in slot p modulo their number.
 def held_positions(lengths: Tensor, slots: int, seen: int) -> Tensor:
     """(B, seen): which position each of the first slots holds in rows of `lengths` (B,) tokens.
 

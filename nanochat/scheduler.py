@@ -242,6 +242,8 @@ class Scheduler:
         return True
 
     # @learn:inference.chunked_prefill
+    # @def:prefill
+    # Reading a prompt: all its positions at once, where an answer is written one by one.
     def _read(self, room: int) -> tuple[int, list[Written | Ended]]:
         """Read a piece of the prompt in front; with the whole prompt comes its first token."""
         request = self.reading

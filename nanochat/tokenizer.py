@@ -70,6 +70,8 @@ class CorpusTooSmall(UserError):
     """There is too little text to learn a vocabulary of the size asked for."""
 
 
+# @def:token
+# A piece of text the model reads or writes as one; its id is a row of the embedding table.
 class Tokenizer:
     """`ranks`: bytes -> id for every token but the specials, ids 0, 1, 2, ..."""
 

@@ -250,6 +250,8 @@ def describe(run: Run, loss: float, seconds: float) -> dict[str, Any]:
 
 
 # @learn:optimization.gradient_accumulation
+# @def:step
+# One change of all weights, after the gradients of a whole batch have been added up.
 def take_step(run: Run) -> float:
     """One optimizer step: `accumulation` batches forward and backward, then the update.
 

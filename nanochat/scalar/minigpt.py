@@ -16,6 +16,7 @@ Past = list[tuple[list[Vector], list[Vector]]]  # for each layer the keys and va
 
 
 # @learn:foundations.dot_product
+# @viz:guide.attention
 def attend(
     x: Vector, weights: Weights, layer: int, heads: int, past: tuple[list[Vector], list[Vector]]
 ) -> Vector:
@@ -56,6 +57,9 @@ def next_scores(x: Vector, shape: Shape, weights: Weights, past: Past) -> Vector
     return linear(x, weights.get("head", weights["token"]))
 
 
+# @viz:guide.architecture
+# @def:logits
+# One score for each entry of the vocabulary; any numbers, softmax makes chances of them.
 def all_scores(tokens: Sequence[int], shape: Shape, weights: Weights) -> Iterator[Vector]:
     """The scores after each token. With Nodes, `tokens` are numbers of picks."""
     pick = type(weights["token"][0][0]).pick

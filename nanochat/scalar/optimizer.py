@@ -39,6 +39,7 @@ class Optimizer:
         self.square = np.zeros(self.n_parameters)
 
     # @learn:optimization.sgd
+    # @viz:guide.training
     def step(self, parameters: np.ndarray, gradient: np.ndarray, rate: float) -> None:
         """One step on float64 arrays (P,); changes `parameters` in place."""
         self.steps_done += 1

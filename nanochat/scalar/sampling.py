@@ -23,6 +23,7 @@ from nanochat.scalar.text import CharTokenizer, read_documents
 
 
 # @learn:inference.temperature
+# @viz:guide.inference
 def chances(scores: Sequence[float], temperature: float) -> list[float]:
     """Softmax of scores / temperature (V,), with microgpt.py's order of operations."""
     scaled = [score * temperature**-1 for score in scores]

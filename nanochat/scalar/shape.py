@@ -60,6 +60,7 @@ class Shape:
             )
 
     # @learn:foundations.tensors
+    # @viz:guide.parameters
     @cached_property
     def matrices(self) -> dict[str, Matrix]:
         """Every matrix by name, in the order of the flat list and of the first random draws."""

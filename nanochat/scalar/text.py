@@ -40,6 +40,7 @@ def read_documents(path: Path) -> list[str]:
     return documents
 
 
+# @viz:guide.tokens
 class CharTokenizer:
     """A token for every character, sorted; BOS marks where a document begins and ends.
 

@@ -46,6 +46,7 @@ class Arithmetic:
 
 
 # @learn:foundations.derivatives
+# @viz:guide.autograd
 class Value(Arithmetic):
     """A float64 with a gradient. `inputs` are the Values it was made of, `slopes` d(self)/d(input).
 
