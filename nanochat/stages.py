@@ -38,6 +38,7 @@ Ledger = dict[str, dict[str, Any]]  # stage -> {"state", "seconds", "fingerprint
 PLUMBING = {
     *("atomic", "cli", "compression", "errors", "paths", "progress"),
     *("picture", "report", "report_card", "stages"),
+    "catalogue",  # opens tasks by name; the recipe's TinyWorld comes as a file
 }
 LOCK_WAIT_S = 30  # a stage cut off a moment ago may still be saving
 PR_SET_PDEATHSIG = 1  # Linux: the signal a process gets when its parent dies
