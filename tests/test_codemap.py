@@ -36,7 +36,11 @@ def hash_of_function(place: str) -> str:
     node: ast.AST | None = ast.parse((ROOT / file).read_text("utf-8"))
     for part in name.split("."):
         node = next((x for x in getattr(node, "body", []) if getattr(x, "name", "") == part), None)
-    return hashlib.sha256(ast.dump(node).encode()).hexdigest()[:12] if node else "gone"
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        return "gone"
+    if ast.get_docstring(node):
+        del node.body[0]
+    return hashlib.sha256(ast.dump(node).encode()).hexdigest()[:12]
 
 
 def hash_of_imports(file: str) -> str:
