@@ -80,17 +80,21 @@ def test_a_repository_in_any_state_is_indexed_and_what_is_wrong_is_named(tmp_pat
     (root / "bom.py").write_bytes(b"\xef\xbb\xbfdef b(): ...\r\n")
     (root / "deep.py").write_text("x = " + "(" * 500 + ")" * 500 + "\n")
     (root / "chain.py").write_text("x = a" + ".b()" * 3000 + "\n")
+    (root / "half.py").write_text('def f():\n    """A half: \\ud83d."""\n')
+    (root / "name-\udce9.py").write_text("def f(:\n")
     (root / "large.py").write_text("x = 1\n" * 1_000_000)
     (root / "loop").symlink_to(root)
     (root / "self.py").symlink_to(root / "self.py")
     (root / "out.py").symlink_to("/etc/hostname")
     graph = graph_of(root)
+    assert graph == graph_of(root), "the cache can hold all of it"
     kinds = {(p["kind"], p["file"]) for p in graph["problems"]}
     assert kinds == {
         *(("syntax", name) for name in ("bad.py", "null.py", "deep.py", "chain.py")),
         *(("encoding", name) for name in ("liar.py", "unknown.py")),
         *(("symlink", name) for name in ("loop", "self.py", "out.py")),
         ("too_large", "large.py"),
+        ("syntax", "name-\udce9.py"),
     }
     names = {n["id"] for n in graph["nodes"]}
     assert {"good.py:f", "latin.py:g", "liar.py:h", "unknown.py:k", "bom.py:b"} <= names

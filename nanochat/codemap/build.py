@@ -11,6 +11,7 @@ reading the files, and gives byte for byte what a run from nothing gives: a test
 import gc
 import hashlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +62,9 @@ def build_graph(sources: Sources) -> Graph:
         linked = link_files(records, lines, modules, layout_hash(records, inside))
         graph = assemble(sources.root, inside, records, texts, problems)
         graph.relinked = linked
-        write_whole(sources.out / "knowledge_graph.json", map(str.encode, graph.text))
+        # A lone half of a character, legal in a name or a string, is written as its JSON escape.
+        parts = (part.encode("utf-8", "backslashreplace") for part in graph.text)
+        write_whole(sources.out / "knowledge_graph.json", parts)
         if linked or records.keys() != cache.records.keys():
             cache.save(records, lines)
     graph.seconds = time.perf_counter() - started
@@ -107,7 +110,8 @@ def read_files(
 
 def layout_hash(records: dict[str, Record], inside: str) -> str:
     """Which files there are decides what an import finds."""
-    return hashlib.blake2b("\n".join([inside, *records]).encode(), digest_size=8).hexdigest()
+    names = "\n".join([inside, *records]).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(names, digest_size=8).hexdigest()
 
 
 def link_files(
@@ -145,7 +149,7 @@ def default_folder(root: Path, own: Path, made: Path) -> Path:
     """Where a graph goes: `made` for our own repository, a folder in it for any other."""
     if root.resolve() == own.resolve():
         return made
-    tail = hashlib.blake2b(str(root.resolve()).encode(), digest_size=4).hexdigest()
+    tail = hashlib.blake2b(os.fsencode(root.resolve()), digest_size=4).hexdigest()
     return made / f"{root.resolve().name}-{tail}"
 
 

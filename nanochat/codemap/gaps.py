@@ -236,4 +236,5 @@ def as_markdown(graph: Graph, gaps: list[Gap]) -> str:
             if gap.kind == kind:
                 place = f"{gap.file}:{gap.line}" if gap.line else gap.file
                 lines.append(f"- `{place}`: {gap.text}")
-    return "\n".join(lines) + "\n"
+    report = "\n".join(lines) + "\n"
+    return report.encode("utf-8", "backslashreplace").decode()  # any file name can be printed

@@ -163,7 +163,7 @@ class Cache:
                 if rel not in self.rows or record.changed:
                     record.changed = False
                     self.rows[rel] = json.dumps([rel, *vars(record).values()])
-                row = "\n".join((self.rows[rel], *lines[rel], "")).encode()
+                row = "\n".join((self.rows[rel], *lines[rel], "")).encode("ascii")
                 said = zlib.crc32(row, said)
                 yield row
             yield f"{maker()} {said:08x}".encode()
