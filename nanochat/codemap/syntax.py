@@ -54,12 +54,12 @@ class Reader:
             return
         for name in node._fields:  # as ast.iter_child_nodes, at half its cost
             value = getattr(node, name, None)
-            if isinstance(value, list):
+            if type(value) is list:
                 for child in value:
-                    if isinstance(child, ast.AST):
+                    if type(child) not in LEAVES:
                         self.read(child)
-            elif isinstance(value, ast.AST) and type(value) not in LEAVES:
-                self.read(value)
+            elif type(value) not in LEAVES:
+                self.read(value)  # type: ignore[arg-type]
 
     def read_all(self, nodes: Any) -> None:
         for node in nodes:
@@ -340,7 +340,10 @@ def is_class_method(symbol: dict[str, Any]) -> bool:
     )
 
 
-LEAVES = {ast.Name, ast.Constant, ast.Load, ast.Store, ast.Del, ast.Pass, ast.Break, ast.Continue}
+OPERATORS = (ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.expr_context)
+LEAVES: set[type] = {kind for family in OPERATORS for kind in family.__subclasses__()}
+LEAVES |= {ast.Name, ast.Constant, ast.Pass, ast.Break, ast.Continue, ast.TypeIgnore}
+LEAVES |= {str, int, float, complex, bytes, bool, type(None), type(...)}
 READERS: dict[type, Any] = {
     ast.FunctionDef: Reader.read_function,
     ast.AsyncFunctionDef: Reader.read_function,

@@ -8,7 +8,7 @@ none becomes a Problem with its file and line. Read: find_tags -> read_tag -> sp
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanochat.codemap.files import Problem
@@ -49,7 +49,7 @@ def find_tags(
     if not CHEAP.search(text):
         return tags, problems
     lines = text.split("\n")
-    quoted, ends = lines_in_strings(tree), dict(bodies(tree))
+    quoted, ends = strings_and_statements(tree)
     for number, line in enumerate(lines, 1):
         found = LOOKS_LIKE_ONE.search(line)
         if not found or number in quoted:
@@ -88,13 +88,17 @@ def read_tag(comment: str) -> tuple[str, str, str]:
     return "", "", f"{said!r} is no tag: there are {', '.join(form for _, form in FORMS.values())}"
 
 
-def lines_in_strings(tree: ast.Module) -> set[int]:
-    """Lines that begin inside a string over several lines: a # there is no comment."""
+def strings_and_statements(tree: ast.Module) -> tuple[set[int], dict[int, int]]:
+    """Lines that begin inside a string (a # there is no comment); each statement's first line ->
+    its last."""
     inside: set[int] = set()
+    ends: dict[int, int] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno != node.lineno:
+        if isinstance(node, ast.stmt):
+            ends[node.lineno] = node.end_lineno or node.lineno
+        elif isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno != node.lineno:
             inside.update(range(node.lineno + 1, (node.end_lineno or node.lineno) + 1))
-    return inside
+    return inside, ends
 
 
 def inside_a_string(line: str, at: int) -> bool:
@@ -157,10 +161,3 @@ def end_of_block(lines: Sequence[str], first: int, ends: dict[int, int]) -> int:
             break
         last = max(last + 1, ends.get(last + 1, last + 1))
     return last
-
-
-def bodies(tree: ast.Module) -> Iterator[tuple[int, int]]:
-    """(first line, last line) of every statement."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.stmt):
-            yield node.lineno, node.end_lineno or node.lineno
