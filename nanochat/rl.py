@@ -11,9 +11,9 @@ Sources: REINFORCE (Williams 1992), group baselines (DeepSeekMath, Shao 2024), n
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from random import Random
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -32,7 +32,13 @@ from nanochat.tokenizer import Tokenizer
 from nanochat.train_loop import LoopSettings, Run
 
 MEMORY = 0.9  # how slowly the share of a kind follows what was seen of it
-LEAST = 0.1  # of the weight a kind had at first: none is ever forgotten
+LEAST = 0.1  # of what is wanted: none is ever forgotten
+
+# AdamW takes steps of full size however faint the gradient, so tables get a tenth of their rate:
+# a rare token's row would otherwise learn from the luck of a few answers.
+GENTLE = OptimizerSettings(
+    embedding_lr=0.03, head_lr=0.0008, scalar_lr=0.05, weight_decay=0.0, lr_scale=0.1
+)
 
 
 class NoQuestions(UserError):
@@ -49,6 +55,7 @@ class RlSettings(LoopSettings):
     task: str = "tinyworld"  # tinyworld | gsm8k | spellingbee | simplespelling
     kinds: tuple[str, ...] = ()  # what to practise; empty: the weakest that are understood a little
     most_kinds: int = 4  # so many of them
+    retain: float = 0.25  # how often each other kind is asked, beside 1 for one that is practised
     steps: int = 100  # optimizer steps
     questions: int = 16  # questions in one step
     samples: int = 8  # answers drawn to each question
@@ -59,7 +66,27 @@ class RlSettings(LoopSettings):
     warmup_steps: int = 5  # steps in which the learning rate rises
     warmdown_share: float = 0.5  # share of the run in which it falls
     final_lr_share: float = 0.0  # down to this share
-    optimizer: OptimizerSettings = field(default_factory=lambda: OptimizerSettings(lr_scale=0.02))
+    preset: Literal["laptop", "speedrun"] = "laptop"  # sizes; other flags override them
+    seeds: tuple[int, ...] = (1, 2, 3)  # one run each, for --seed; the first has the plain tag
+    held_out: int = 100  # questions of each kind to measure with, before and after
+    probe: int = 40  # practice questions of each kind that decide which kinds are weak
+    optimizer: OptimizerSettings = field(default_factory=lambda: GENTLE)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "laptop": {},
+    "speedrun": {
+        **{"task": "gsm8k", "dtype": "auto", "steps": 467, "questions": 16, "samples": 16},
+        **{"max_tokens": 256, "accumulation": 16, "seeds": (1,), "save_every": 60},
+    },
+}
+
+
+def with_preset(settings: RlSettings) -> RlSettings:
+    """Fill in what was left at its default."""
+    untouched = {f.name for f in fields(settings) if getattr(settings, f.name) == f.default}
+    wanted = PRESETS[settings.preset].items()
+    return replace(settings, **{name: value for name, value in wanted if name in untouched})
 
 
 def check_division(settings: RlSettings) -> None:
@@ -166,15 +193,16 @@ def to_batches(
 class RolloutBatches:
     """Asks, lets the model answer, grades, and hands out what to learn; without end.
 
-    A kind of question is asked the more often, the more often its answers were right and wrong
-    in one group: only there is something to learn. `state` continues exactly.
+    `kinds`: how often each kind is wanted. Of what is wanted, a kind is asked the more often, the
+    more often its answers were right and wrong in one group: only there is something to learn.
+    `state` continues exactly.
     """
 
     def __init__(
         self,
         settings: RlSettings,
         tokenizer: Tokenizer,
-        kinds: Sequence[str],
+        kinds: dict[str, float],
         ask: Ask,
         write: Write,
         reward: Reward,
@@ -183,7 +211,7 @@ class RolloutBatches:
         if not kinds:
             raise NoQuestions("no kind of question to practise; name one with --kinds")
         self.settings, self.tokenizer, self.ask = settings, tokenizer, ask
-        self.write, self.reward = write, reward
+        self.wanted, self.write, self.reward = kinds, write, reward
         self.step = state["step"] if state else 0
         self.mixed: dict[str, float] = dict(state["mixed"]) if state else dict.fromkeys(kinds, 1.0)
         self.ready: list[tuple[Tensor, Tensor, Tensor]] = []

@@ -1,15 +1,15 @@
 """Reinforce a chat model on questions that check themselves, and measure what it brought.
 
-For each seed: practise on the kinds of question that the model is weakest at, then measure every
-kind on held-out questions. `--preset laptop` takes a few minutes for a seed on one core; `speedrun`
+For each seed: practise mostly the kinds of question that the model is weakest at, then measure
+every kind on held-out questions. A seed of `--preset laptop` takes minutes on one core; `speedrun`
 has the published sizes. Saves checkpoints under checkpoints/rl/<tag> and the record `rl`.
 Ctrl-C saves and stops; --resume goes on from there.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from nanochat.chat_eval import take_exam
 from nanochat.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
@@ -27,43 +27,26 @@ from nanochat.rl import (
     check_division,
     load_chat_model,
     prepare_rl,
+    with_preset,
 )
 from nanochat.sampling import Sampling
-from nanochat.tasks.rl_questions import Asked, Questions, guessing, open_questions, weak_kinds
+from nanochat.tasks.rl_questions import (
+    Asked,
+    Questions,
+    guessing,
+    open_questions,
+    wanted_kinds,
+    weak_kinds,
+)
 from nanochat.tokenizer import Tokenizer
 from nanochat.train_loop import restore, resume_point, train
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "laptop": {},
-    "speedrun": {
-        **{"task": "gsm8k", "dtype": "auto", "steps": 467, "questions": 16, "samples": 16},
-        **{"max_tokens": 256, "accumulation": 16, "seeds": (1,), "save_every": 60},
-    },
-}
-
-
-@dataclass(frozen=True)
-class ChatRlSettings(RlSettings):
-    """Reinforce a chat model on questions that can be checked."""
-
-    preset: Literal["laptop", "speedrun"] = "laptop"  # sizes; other flags override them
-    seeds: tuple[int, ...] = (1, 2, 3)  # one run each, for --seed; the first has the plain tag
-    held_out: int = 100  # questions of each kind to measure with, before and after
-    probe: int = 40  # practice questions of each kind that decide which kinds are weak
-
-
-def with_preset(settings: ChatRlSettings) -> ChatRlSettings:
-    """Fill in what was left at its default."""
-    untouched = {f.name for f in fields(settings) if getattr(settings, f.name) == f.default}
-    wanted = PRESETS[settings.preset].items()
-    return replace(settings, **{name: value for name, value in wanted if name in untouched})
 
 
 @dataclass
 class Teacher:
     """What stays the same for every seed."""
 
-    settings: ChatRlSettings
+    settings: RlSettings
     tokenizer: Tokenizer
     chat: Checkpoint
     tag: str
@@ -84,7 +67,9 @@ class Teacher:
         marks = take_exam(questions, answer, lambda q, reply: q.reward(reply) == 1).marks
         return {kind: sum(right) / len(right) for kind, right in marks.items()}
 
-    def run(self, seed: int, practice: Questions, held_out: list[Asked]) -> dict[str, Any]:
+    def run(
+        self, seed: int, practice: Questions, wanted: dict[str, float], held_out: list[Asked]
+    ) -> dict[str, Any]:
         """Reinforce a fresh copy of the chat model, then measure it."""
         s = replace(self.settings, seed=seed)
         tag = self.tag if seed == s.seeds[0] else f"{self.tag}-seed{seed}"
@@ -98,7 +83,7 @@ class Teacher:
 
         state = checkpoint.meta["batches"] if checkpoint else None
         batches = RolloutBatches(
-            s, self.tokenizer, practice.kinds, practice.ask, write, Asked.reward, state
+            s, self.tokenizer, wanted, practice.ask, write, Asked.reward, state
         )
         finished = prepare_rl(s, model, batches, self.tokenizer, tag)
         if checkpoint:
@@ -112,7 +97,7 @@ class Teacher:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    settings = with_preset(parse(ChatRlSettings, argv, "nanochat chat-rl", __doc__))
+    settings = with_preset(parse(RlSettings, argv, "nanochat chat-rl", __doc__))
     use_threads(settings.threads)
     world = join(pick_device(settings.device))
     check_division(settings)
@@ -120,22 +105,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     chat = load_checkpoint(find_checkpoint("sft", settings.sft_tag or None), with_optimizer=False)
     tag = settings.tag or chat.path.parent.name
     teacher = Teacher(settings, tokenizer, chat, tag, world)
-    practice, unseen = open_questions(settings.task, settings.kinds, 0, settings.held_out)
+    practice, unseen = open_questions(settings.task, 0, settings.held_out)
     held_out = unseen.some(settings.held_out)
     model = teacher.model()
     before = teacher.accuracy(model, held_out)
-    if not settings.kinds:
+    practised = list(settings.kinds)
+    if not practised:
         probe = teacher.accuracy(model, practice.some(settings.probe))
-        practice = practice.only(weak_kinds(probe, guessing(unseen), settings.most_kinds))
-    runs = [teacher.run(seed, practice, held_out) for seed in settings.seeds]
+        practised = weak_kinds(probe, guessing(unseen), settings.most_kinds)
+    wanted = wanted_kinds(practised, practice.kinds, settings.retain)
+    runs = [teacher.run(seed, practice, wanted, held_out) for seed in settings.seeds]
     if not world.leads:
         return 0
-    result = {"before": before, "practised": practice.kinds, "seeds": runs, "tag": tag}
+    result = {"before": before, "practised": practised, "seeds": runs, "tag": tag}
     mean = {kind: sum(one["after"][kind] for one in runs) / len(runs) for kind in before}
     result |= {"after": mean, "gain": {kind: mean[kind] - before[kind] for kind in before}}
     for kind in sorted(before, key=lambda kind: before[kind]):
         each = "  ".join(f"{one['after'][kind]:6.1%}" for one in runs)
-        star = " *" if kind in practice.kinds else ""
+        star = " *" if kind in practised else ""
         print(f"  {kind:<14} {before[kind]:6.1%} -> {mean[kind]:6.1%}   (seeds: {each}){star}")
     print(f"* practised. CPU minutes: {', '.join(str(one['cpu_minutes']) for one in runs)}")
     record("rl", result)

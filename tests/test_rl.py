@@ -27,7 +27,14 @@ from nanochat.rl import (
 )
 from nanochat.sampling import Sampling
 from nanochat.scaling import BadPlan
-from nanochat.tasks.rl_questions import Asked, exam_items, open_questions, weak_kinds
+from nanochat.tasks.rl_questions import (
+    Asked,
+    NoSuchKind,
+    exam_items,
+    open_questions,
+    wanted_kinds,
+    weak_kinds,
+)
 from nanochat.tinyworld_exam import exam, practice
 from nanochat.tinyworld_settings import WorldSettings
 from nanochat.train_loop import Stopped, restore, resume_point, take_step, train
@@ -127,7 +134,9 @@ def a_run(settings: RlSettings = SMALL, state: dict[str, Any] | None = None) -> 
         each = [Sampling(settings.max_tokens, settings.temperature, 0, seed=s) for s in seeds]
         return engine.generate_batch(prompts, each)
 
-    batches = RolloutBatches(settings, byte_tokenizer(), ["a", "b"], question, write, reward, state)
+    batches = RolloutBatches(
+        settings, byte_tokenizer(), {"a": 1.0, "b": 1.0}, question, write, reward, state
+    )
     run = prepare_rl(settings, net, batches, byte_tokenizer(), "t")
     run.provenance = {"model": {}, "tokenizer": "bytes"}
     return run
@@ -177,7 +186,7 @@ def test_a_kind_whose_answers_never_differ_is_asked_less_and_less():
 
 def test_no_kinds_and_no_even_division_are_refused(monkeypatch):
     with pytest.raises(NoQuestions, match="--kinds"):
-        RolloutBatches(SMALL, byte_tokenizer(), [], question, lambda *_: [], reward)
+        RolloutBatches(SMALL, byte_tokenizer(), {}, question, lambda *_: [], reward)
     check_division(SMALL)
     monkeypatch.setattr("nanochat.rl.here", lambda: SimpleNamespace(size=2))
     with pytest.raises(BadPlan, match="2 processes"):
@@ -210,8 +219,15 @@ def test_weak_kinds_are_understood_a_little_but_not_mastered():
     assert weak_kinds(accuracy, guess, 1) == ["weak"]
 
 
+def test_what_is_not_practised_is_still_asked_and_unknown_kinds_are_refused():
+    assert wanted_kinds(["b"], ["a", "b"], 0.25) == {"a": 0.25, "b": 1.0}
+    assert wanted_kinds([], ["a", "b"], 0.25) == {"a": 1.0, "b": 1.0}  # nothing is weak
+    with pytest.raises(NoSuchKind, match="choose of a, b"):
+        wanted_kinds(["c"], ["a", "b"], 0.25)
+
+
 def test_a_question_is_graded_by_its_task():
-    questions, held_out = open_questions("tinyworld", ("calculator",), 0, 3)
+    questions, held_out = open_questions("tinyworld", 0, 3)
     asked: Asked = questions.ask("calculator", 5)
     ideal = asked.task.conversation(5)["messages"][-1]["content"]
     text = ideal if isinstance(ideal, str) else ideal[-1]["text"]

@@ -1,13 +1,15 @@
 """What reinforcement asks and how it measures: questions by kind and number, from any task.
 
 Called by scripts/chat_rl.py. A task that can grade a reply can be reinforced: TinyWorld, GSM8K,
-spelling, a mixture of them. Read: Asked -> Questions -> open_questions -> weak_kinds.
+spelling, a mixture of them. Read: Asked -> Questions -> open_questions -> weak_kinds
+-> wanted_kinds.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nanochat.errors import UserError
 from nanochat.tasks.catalogue import open_task
 from nanochat.tasks.task import Task
 from nanochat.tasks.tinyworld_qa import Exam, Practice
@@ -17,6 +19,10 @@ from nanochat.tinyworld_settings import WorldSettings, stream
 TRIES = 40  # draws for each item wanted: some kinds have few different questions
 MASTERED = 0.9  # above this a kind needs no practice
 UNDERSTOOD = 0.1  # and below this, of the way from guessing to perfect, practice finds no hold
+
+
+class NoSuchKind(UserError):
+    """A kind of question was named that the task does not have."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,6 @@ class Questions:
         number %= len(task)
         return Asked(kind, task.prompt(number), task, number)
 
-    def only(self, kinds: Sequence[str]) -> "Questions":
-        return Questions({kind: self.tasks[kind] for kind in kinds})
-
     def some(self, per_kind: int) -> list[Asked]:
         """The first few of every kind."""
         return [
@@ -59,18 +62,27 @@ class Questions:
         ]
 
 
-def open_questions(
-    name: str, kinds: Sequence[str], seed: int, held_out: int
-) -> tuple[Questions, Questions]:
+def open_questions(name: str, seed: int, held_out: int) -> tuple[Questions, Questions]:
     """(to practise with, `held_out` of each kind to measure with) of a task by its name."""
     if name == "tinyworld":
         world = WorldSettings()
-        chosen = tuple(kinds) or KINDS
-        practice = {kind: Practice(10**9, (kind,), seed, world) for kind in chosen}
-        unseen = {kind: Exam(exam_items(world, kind, held_out)) for kind in KINDS}
-        return Questions(dict(practice)), Questions(dict(unseen))
+        practice: dict[str, Task] = {k: Practice(10**9, (k,), seed, world) for k in KINDS}
+        unseen: dict[str, Task] = {k: Exam(exam_items(world, k, held_out)) for k in KINDS}
+        return Questions(practice), Questions(unseen)
     train, test = open_task(name, "train"), open_task(name, "test")
     return Questions({name: train}), Questions({name: test[:held_out]})
+
+
+def wanted_kinds(practised: Sequence[str], every: Sequence[str], retain: float) -> dict[str, float]:
+    """How often each kind is wanted: 1 for what is practised, `retain` for the rest.
+
+    >>> wanted_kinds(["b"], ["a", "b"], 0.25)
+    {'a': 0.25, 'b': 1.0}
+    """
+    unknown = [kind for kind in practised if kind not in every]
+    if unknown:
+        raise NoSuchKind(f"no questions of kind {unknown[0]!r}: choose of {', '.join(every)}")
+    return {kind: 1.0 if kind in practised or not practised else retain for kind in every}
 
 
 def exam_items(world: WorldSettings, kind: str, count: int) -> list[ExamItem]:
