@@ -5,8 +5,8 @@ Called by scripts/base_eval.py; core_eval_bundle.py reads the tasks. Three kinds
     schema              several beginnings, one ending: after which is it the likeliest?
     language_modeling   one context, one ending: is every token of it the model's first choice?
 An example is a shared prefix and its branches. score_alone writes every branch out and reads it
-whole, as the definition says; score_together reads the prefix once for all branches, many examples
-in a pass, and multiplies with the vocabulary only where a token is scored.
+whole, as the definition says; score_together reads a long prefix once for all branches, many
+examples in a pass, and multiplies with the vocabulary only where a token is scored.
 Read: Example -> score_alone -> Trunk and Branches (what attention sees) -> score_together ->
 batches -> run_task -> centered. E examples, R branches, P prefix tokens, T branch tokens,
 C channels.
@@ -14,6 +14,7 @@ C channels.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,8 @@ from nanochat.attention import window_mask
 from nanochat.cross_entropy import capped_logits
 from nanochat.gpt import GPT, norm
 
-BATCH_TOKENS = 8192  # tokens in one pass, padding included
+BATCH_TOKENS = 1024  # tokens in one pass on a processor: more than its caches hold is slower
+GPU_BATCH_TOKENS = 65_536
 HEAD_ROWS = 2048  # positions multiplied with the vocabulary at once
 
 
@@ -46,6 +48,19 @@ class Example:
         branches = [branch[-limit:] for branch in self.branches]
         scored = [min(n, len(b)) for n, b in zip(self.scored, branches, strict=True)]
         return Example(self.prefix[-room:], branches, scored, self.gold)
+
+    @property
+    def shares(self) -> bool:
+        """Is reading the prefix once, and the branches behind it, worth a second pass?"""
+        rows, branches = len(self.branches), sum(map(len, self.branches))
+        saved = (rows - 1) * len(self.prefix)
+        return saved > 0.3 * (rows * len(self.prefix) + branches)
+
+    def trunks(self) -> list[list[int]]:
+        """What the first pass reads: the prefix, or every branch behind a prefix of its own."""
+        if self.shares:
+            return [self.prefix]
+        return [self.prefix + branch[:-1] for branch in self.branches]
 
     def fits(self, limit: int) -> bool:
         return len(self.prefix) + max(map(len, self.branches)) - 1 <= limit
@@ -156,17 +171,14 @@ def padded(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 def score_together(model: GPT, examples: Sequence[Example]) -> list[Verdict]:
     """Like score_alone for each example, in two passes for all of them."""
     device = model.cos.device
-    # 1) every prefix once; a lone branch needs no second pass and is read along with its prefix
-    alone = [len(e.branches) == 1 for e in examples]
-    trunks = [
-        e.prefix + (e.branches[0][:-1] if only else [])
-        for e, only in zip(examples, alone, strict=True)
-    ]
+    # 1) every prefix once; where little is shared, every branch along with its prefix
+    trunks = [row for e in examples for row in e.trunks()]
+    first = [0, *accumulate(len(e.trunks()) for e in examples)]  # example -> its first trunk
     ids = padded(trunks, device)  # (E, P)
     rows = [
-        (number, branch)
+        (first[number], branch)
         for number, e in enumerate(examples)
-        if not alone[number]
+        if e.shares
         for branch in e.branches
     ]
     longer = any(len(branch) > 1 for _, branch in rows)
@@ -175,25 +187,24 @@ def score_together(model: GPT, examples: Sequence[Example]) -> list[Verdict]:
     # 2) all tokens of the branches but the last, each row behind its own prefix
     T = max((len(branch) for _, branch in rows), default=1) - 1
     if trunk is not None:
-        owner = torch.tensor([number for number, _ in rows], device=device)
-        lengths = torch.tensor([len(examples[n].prefix) for n, _ in rows], device=device)
+        owner = torch.tensor([place for place, _ in rows], device=device)
+        lengths = torch.tensor([len(trunks[place]) for place, _ in rows], device=device)
         last = norm(model.embed(ids[owner, lengths - 1]).to(model.dtype))[:, None]  # (R, 1, C)
         more = padded([branch[:-1] or [0] for _, branch in rows], device)  # (R, T)
         cache = Branches(trunk, owner, lengths, last)
         hidden.append(model.hidden(more, cache).flatten(0, 1))  # (R * T, C)
     # 3) for each scored token: where the vector stands that predicts it
-    P, start = ids.size(1), ids.numel()
+    P, start, row = ids.size(1), ids.numel(), 0
     places: list[int] = []
     targets: list[int] = []
-    row = 0
     for number, e in enumerate(examples):
-        base = number * P + len(e.prefix) - 1
-        for branch, count in zip(e.branches, e.scored, strict=True):
+        for which, (branch, count) in enumerate(zip(e.branches, e.scored, strict=True)):
+            base = (first[number] + (0 if e.shares else which)) * P + len(e.prefix) - 1
             for j in range(len(branch) - count, len(branch)):
-                second = start + row * T + j - 1
-                places.append(base + j if alone[number] or j == 0 else second)
+                behind = e.shares and j > 0  # read in the second pass
+                places.append(start + row * T + j - 1 if behind else base + j)
                 targets.append(branch[j])
-            row += not alone[number]
+            row += e.shares
     return verdicts(model, torch.cat(hidden)[places], torch.tensor(targets), examples)
 
 
@@ -220,20 +231,25 @@ def verdicts(model: GPT, x: Tensor, targets: Tensor, examples: Sequence[Example]
     return found
 
 
-def batches(examples: Sequence[Example], tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+def batches(examples: Sequence[Example], tokens: int) -> Iterator[list[int]]:
     """Numbers of examples of similar length, so many that one pass reads at most `tokens`."""
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i].prefix))
+    trunks = [e.trunks() for e in examples]
+    order = sorted(range(len(examples)), key=lambda i: max(map(len, trunks[i])))
     batch: list[int] = []
-    width = rows = longest = 0
+    width = rows = behind = longest = 0
     for number in order:
         e = examples[number]
-        width, longest = max(width, len(e.prefix)), max(longest, *map(len, e.branches))
-        rows += len(e.branches)
-        if batch and (len(batch) + 1) * width + rows * longest > tokens:
+        size = max(map(len, trunks[number]))
+        more = len(e.branches) if e.shares else 0
+        branch = max(map(len, e.branches)) if e.shares else 0
+        total = (rows + len(trunks[number])) * max(width, size)
+        total += (behind + more) * max(longest, branch)
+        if batch and total > tokens:
             yield batch
-            batch, width, rows = [], len(e.prefix), len(e.branches)
-            longest = max(map(len, e.branches))
+            batch, width, rows, behind, longest = [], 0, 0, 0, 0
         batch.append(number)
+        width, longest = max(width, size), max(longest, branch)
+        rows, behind = rows + len(trunks[number]), behind + more
     if batch:
         yield batch
 
@@ -241,11 +257,15 @@ def batches(examples: Sequence[Example], tokens: int = BATCH_TOKENS) -> Iterator
 def run_task(
     model: GPT,
     examples: Sequence[Example],
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int = 0,
     one_at_a_time: bool = False,
     show: Callable[[int], None] = lambda done: None,
 ) -> list[bool]:
-    """Right or wrong for each example, each cut to the model's context first."""
+    """Right or wrong for each example, each cut to the model's context first.
+
+    `batch_tokens` 0 chooses by the device.
+    """
+    usual = BATCH_TOKENS if model.cos.device.type == "cpu" else GPU_BATCH_TOKENS
     limit = model.config.sequence_len
     examples = [e if e.fits(limit) else e.cropped(limit) for e in examples]
     marks = [False] * len(examples)
@@ -255,7 +275,7 @@ def run_task(
             show(number + 1)
         return marks
     done = 0
-    for batch in batches(examples, batch_tokens):
+    for batch in batches(examples, batch_tokens or usual):
         together = score_together(model, [examples[number] for number in batch])
         for number, verdict in zip(batch, together, strict=True):
             marks[number] = verdict.right(examples[number])

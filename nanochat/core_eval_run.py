@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nanochat.core_eval import BATCH_TOKENS, centered, run_task
+from nanochat.core_eval import centered, run_task
 from nanochat.core_eval_bundle import examples_of, read_bundle
 from nanochat.gpt import GPT
 from nanochat.picture import bar_chart_svg
@@ -20,7 +20,7 @@ def run_core(
     tokenizer: Tokenizer,
     folder: Path,
     max_per_task: int = 0,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int = 0,
     one_at_a_time: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:

@@ -40,7 +40,8 @@ class ConversationsBroken(UserError):
 class SftSettings(LoopSettings):
     """Fine-tune on conversations."""
 
-    # tinyworld, a JSONL file of {"messages": [...]}, or tasks: "smoltalk,mmlu:3" is mmlu 3 times
+    # tinyworld, a JSONL file of {"messages": [...]}, or tasks: "smoltalk,mmlu:3" is mmlu 3 times,
+    # "real" the mixture of runs/speedrun.sh
     data: str = "tinyworld"
     base_tag: str = ""  # which pretrained run to start from; empty: the newest
     epochs: float = 1.0  # passes over the conversations

@@ -41,8 +41,7 @@ train base-train --data climbmix --depth "$depth" --tag "$tag" --ratio 8 --head-
 run nanochat base-eval --tag "$tag" --bundle dclm --dtype auto
 
 # 3) conversations: everyday talk, then what it lacks: exams, arithmetic, spelling
-train chat-sft --data smoltalk,mmlu:3,gsm8k:4,simplespelling,spellingbee --base-tag "$tag" \
-  --tag "$tag" --context 2048 --rows "$rows" --resume
+train chat-sft --data real --base-tag "$tag" --tag "$tag" --context 2048 --rows "$rows" --resume
 run nanochat chat-eval --tag "$tag" --tasks chatcore --max-tokens 512
 
 # 4) practice: word problems that check themselves

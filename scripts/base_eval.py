@@ -14,7 +14,6 @@ from typing import Any
 from nanochat.atomic import write_atomically
 from nanochat.checkpoint import load_model
 from nanochat.cli import parse, print_json, run
-from nanochat.core_eval import BATCH_TOKENS
 from nanochat.core_eval_bundle import bundle_dir
 from nanochat.core_eval_run import core_picture, run_core
 from nanochat.core_eval_tinyworld import write_bundle
@@ -56,7 +55,7 @@ class BaseEvalSettings:
     eval: str = "bpb,core,sample"  # parts, with commas
     bundle: str = "auto"  # dclm | tinyworld | a folder; auto: dclm once it is fetched
     max_per_task: int = 0  # examples of each CORE task; 0: all
-    batch_tokens: int = BATCH_TOKENS  # tokens in one forward pass of CORE
+    batch_tokens: int = 0  # tokens in one forward pass of CORE; 0: 1,024, on a GPU 65,536
     one_at_a_time: bool = False  # CORE the slow way, one example in a pass, as a check
     eval_tokens: int = 65_536  # unseen tokens for bits per byte
     device: str = "auto"  # auto | cpu | cuda | mps

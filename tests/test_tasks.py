@@ -282,6 +282,7 @@ def test_the_mixture_of_a_command_line_is_read(fetched):
     ]
     mix = sft_mixture("smoltalk,mmlu:3,gsm8k:4")
     assert len(mix) == 4 * 2 + 3 * 3 + 4 * 2
+    assert parse_parts("real")[:2] == [("smoltalk", 1), ("mmlu", 3)]
     with pytest.raises(NoSuchTask):
         parse_parts(" , ")
 

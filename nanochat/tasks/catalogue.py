@@ -1,6 +1,6 @@
 """The tasks by name: what a command's --tasks may say, where their files are, how they are opened.
 
-Called by task_download, chat_sft and chat_eval. Read: SOURCES -> open_task -> open_tasks ->
+Called by task_download, chat_sft and chat_eval. Read: SOURCES -> open_task -> parse_parts ->
 sft_mixture -> fetch_tasks.
 """
 
@@ -23,6 +23,10 @@ SPELLING_TRAIN, BEE_TRAIN, BEE_TEST = 200_000, 80_000, 256
 GRADED = ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "humaneval", "spellingbee", "tinyworld")
 CHATCORE = GRADED[:-1]
 NAMES = (*GRADED, "smoltalk", "simplespelling")
+
+# What a chat model of GPT-2's size learns from: half a million conversations, then what they lack.
+REAL_MIXTURE = "smoltalk,mmlu:3,gsm8k:4,simplespelling,spellingbee"
+REAL_VALIDATION = {"smoltalk": 24_000, "mmlu": 5_200, "gsm8k": 420}
 
 # name -> the splits on the hub that training and evaluation use
 SOURCES: dict[str, tuple[HubFiles, ...]] = {
@@ -71,24 +75,19 @@ def open_task(name: str, split: str = "test", run: humaneval.Runner | None = Non
 
 
 def parse_parts(text: str) -> list[tuple[str, int]]:
-    """
+    """Names with the number of passes; "real" is the mixture for a model of GPT-2's grade.
+
     >>> parse_parts("smoltalk,mmlu:3")
     [('smoltalk', 1), ('mmlu', 3)]
     """
+    text = REAL_MIXTURE if text.strip() == "real" else text
     parts = []
-    for word in filter(None, (word.strip() for word in text.split(","))):
-        name, _, times = (
-            word.rpartition(":") if word.rpartition(":")[2].isdigit() else (word, "", 1)
-        )
-        parts.append((name, int(times)))
+    for word in filter(None, map(str.strip, text.split(","))):
+        name, _, times = word.rpartition(":")
+        parts.append((name, int(times)) if name and times.isdigit() else (word, 1))
     if not parts:
         raise NoSuchTask(f"no task in {text!r}: choose of {', '.join(NAMES)}")
     return parts
-
-
-# What a chat model of GPT-2's size learns from: half a million conversations, then what they lack.
-REAL_MIXTURE = "smoltalk,mmlu:3,gsm8k:4,simplespelling,spellingbee"
-REAL_VALIDATION = {"smoltalk": 24_000, "mmlu": 5_200, "gsm8k": 420}
 
 
 def sft_mixture(text: str, seed: int = 42) -> Mixture:

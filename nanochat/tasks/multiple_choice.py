@@ -1,6 +1,6 @@
 """Questions with lettered answers: how they are written, and what counts as right.
 
-Called by mmlu.py, arc.py and tinyworld_qa.py. Read: question_text -> MultipleChoice.
+Called by mmlu.py and arc.py. Read: question_text -> MultipleChoice.
 
 The letter comes after its choice, without a space before it: so the letter is the same token in the
 question ("=B") as in the answer, and a small model can copy what it has just read.
