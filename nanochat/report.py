@@ -5,6 +5,7 @@ Called by every training and evaluation script (`record`), by scripts/report.py 
 
     <report>/base.json     val_bpb, curve, tokens, seconds, tokens_per_s, parameters
     <report>/sft.json      the same for fine-tuning
+    <report>/rl.json       before, after: {kind: accuracy}, practised, seeds: one record each
     <report>/exam.json     overall, questions, kinds: {kind: {accuracy, n, majority}}
     <report>/stages.json   seconds of each stage of the build (written by stages.py)
     <report>/card.md, card.html   the card for people, with its pictures: report_card.py
@@ -28,6 +29,7 @@ RECORD_NAME = re.compile(r"[a-z][a-z0-9_-]*")
 MAKER = {  # record -> the command that writes it
     "base": "nanochat base-train",
     "sft": "nanochat chat-sft",
+    "rl": "nanochat chat-rl",
     "exam": "nanochat chat-eval",
     "stages": "make build",
 }
@@ -50,6 +52,7 @@ class Report:
     exam: Record | None = None
     tokenizer: Record | None = None
     stages_s: dict[str, float] = field(default_factory=dict)  # stage -> seconds
+    rl: Record | None = None
 
 
 def record(stage: str, data: Record) -> Path:
@@ -83,7 +86,18 @@ def read_report() -> Report:
     exam = load("exam")
     if exam is not None:
         check_exam(exam)
-    return Report(load("base"), load("sft"), exam, load("tokenizer"), stage_seconds())
+    reinforced = load("rl")
+    if reinforced is not None:
+        check_reinforced(reinforced)
+    return Report(load("base"), load("sft"), exam, load("tokenizer"), stage_seconds(), reinforced)
+
+
+def check_reinforced(found: Record) -> None:
+    """Shares of right answers of the same kinds, before and after."""
+    before, after = found.get("before"), found.get("after")
+    whole = isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys()
+    if not whole or not all(map(is_share, [*before.values(), *after.values()])):
+        raise RecordBroken(f"{report_dir() / 'rl.json'} is not chat-rl's; {remedy('rl')}")
 
 
 def check_exam(exam: Record) -> None:

@@ -102,6 +102,20 @@ def training_rows(report: Report) -> list[Row]:
     return rows
 
 
+def reinforcement_rows(report: Report) -> list[Row]:
+    """kind, held-out accuracy before and after, the weakest first; * marks what was practised."""
+    found = report.rl or {"before": {}, "after": {}}
+    before, after, practised = found["before"], found["after"], found.get("practised", [])
+    return [
+        (
+            f"{kind.replace('_', ' ')}{' *' if kind in practised else ''}",
+            share(before[kind]),
+            share(after[kind]),
+        )
+        for kind in sorted(before, key=lambda kind: before[kind])
+    ]
+
+
 def sections(report: Report) -> list[tuple[str, Row, list[Row]]]:
     """(title, column heads, rows) of every table that has rows."""
     tables = [
@@ -110,6 +124,7 @@ def sections(report: Report) -> list[tuple[str, Row, list[Row]]]:
             ("kind of question", "asked", "right", "majority"),
             exam_rows(report.exam) if report.exam else [],
         ),
+        ("Reinforcement", ("kind of question", "before", "after"), reinforcement_rows(report)),
         ("Training", ("stage", "tokens", "per second", "bits per byte"), training_rows(report)),
         ("Time", ("stage", "took"), stage_rows(report)),
     ]

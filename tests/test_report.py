@@ -150,3 +150,12 @@ def test_the_page_fits_a_phone_and_follows_light_and_dark(measured, chromium):
         colours[scheme] = page.evaluate("getComputedStyle(document.body).backgroundColor")
         page.close()
     assert colours["light"] != colours["dark"]
+
+
+def test_reinforcement_has_its_table_and_a_broken_record_is_named(measured):
+    record = {"before": {"two_hop": 0.5}, "after": {"two_hop": 0.625}, "practised": ["two_hop"]}
+    report.record("rl", record)
+    assert re.search(r"two hop \*\s+50.0%\s+62.5%", report_card.text_card(report.read_report()))
+    report.record("rl", {"before": {"two_hop": 0.5}, "after": {}})
+    with pytest.raises(report.RecordBroken, match="nanochat chat-rl"):
+        report.read_report()
