@@ -3,8 +3,8 @@
     outcome = run("print(6 * 7)", Limits(wall_s=2))     # outcome.stdout == "42\\n"
 
 Called by serve/bridge_app.py (/run), by tasks that grade programs, and by `nanochat sandbox`.
-Read: Limits -> Outcome -> run -> Watch (what the parent sees) -> execution_boxes.py (how a box is
-built) -> execution_runner.py (what runs inside) -> execution_seccomp.py (closed system calls).
+Read: Limits -> Outcome -> run -> pick_tier -> Watch (what the parent sees) -> execution_boxes.py
+(how a box is built) -> execution_runner.py (what runs inside) -> execution_seccomp.py.
 
 Two tiers. "bubblewrap": a real unprivileged user, own namespaces, nothing of ours but Python
 read-only, closed system calls, limits. "landlock": where those namespaces are missing; one process
@@ -12,11 +12,15 @@ that can write no file and reach no network. With neither, SandboxUnavailable sa
 Not covered: bugs of the kernel, time and heat spent within the limits.
 """
 
+import functools
 import json
 import os
+import platform
 import selectors
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from base64 import b64decode
@@ -25,7 +29,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nanochat.errors import UserError
-from nanochat.execution_boxes import Box, Tier, pick_tier, start_box
+from nanochat.execution_boxes import TIERS, Box, Tier, start_box
+from nanochat.execution_seccomp import MACHINES
 
 Ended = Literal["finished", "failed", "timed out", "cancelled", "too much output", "killed"]
 OnOutput = Callable[[str, str], None]  # ("stdout" or "stderr", new text)
@@ -76,6 +81,10 @@ class Outcome:
         return self.ended == "finished"
 
 
+class SandboxUnavailable(UserError):
+    """Neither tier can be had on this machine, so no code runs."""
+
+
 class BadLimits(UserError):
     """A limit that cannot be kept."""
 
@@ -112,6 +121,38 @@ def run(
         "filter": box.late_filter().hex(),
     }
     return watch.until_the_end(json.dumps(job).encode())
+
+
+@functools.cache
+def why_not(tier: Tier) -> str:
+    """Empty when the tier works here; found out by running a line of code in it."""
+    if sys.platform != "linux" or platform.machine() not in MACHINES:
+        return f"it needs Linux on {' or '.join(MACHINES)}"
+    needed = ["bwrap"] if tier == "bubblewrap" else []
+    needed += ["unshare", "setpriv"] if os.geteuid() == 0 else []
+    missing = [name for name in needed if shutil.which(name) is None]
+    if missing:
+        package = "bubblewrap" if "bwrap" in missing else "util-linux"
+        return f"{', '.join(missing)} is not installed (Debian: apt-get install {package})"
+    outcome = run("print(6 * 7)", Limits(wall_s=60), box=start_box(tier))
+    if outcome.stdout == "42\n" and outcome.exit_code == 0:
+        return ""
+    said = (outcome.stderr.strip().splitlines() or [outcome.ended])[-1]
+    return f"a line of code did not run in it: {said}"
+
+
+# @learn:inference.sandboxing
+def pick_tier(only: Tier | None = None) -> Tier:
+    """The strongest tier that works here. Raises SandboxUnavailable with every reason."""
+    reasons = []
+    for tier in [only] if only else TIERS:
+        reason = why_not(tier)
+        if not reason:
+            return tier
+        reasons.append(f"{tier}: {reason}")
+    raise SandboxUnavailable(
+        f"code cannot be run safely here, so it is not run ({'; '.join(reasons)})"
+    )
 
 
 class Watch:

@@ -1,17 +1,14 @@
 """Build a box: a process that can harm nobody, waiting on its stdin for the code to run.
 
-Called by execution.py. Read: pick_tier -> why_not -> start_box -> bubblewrap_command ->
-landlock_command -> staged (for root) -> Box.
+Called by execution.py. Read: start_box -> bubblewrap_command -> landlock_command -> staged (for
+root) -> Box.
 
 Root's boxes run as a real other user, because the kernel exempts root from the limit of processes
 whatever a namespace says. That user may be unable to reach a Python that lives in root's home, so
 root first shows it at /mnt, in a mount namespace that nobody else sees.
 """
 
-import functools
 import os
-import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +19,7 @@ from typing import Literal
 
 import psutil
 
-from nanochat.errors import UserError
-from nanochat.execution_seccomp import MACHINES, program
+from nanochat.execution_seccomp import program
 
 Tier = Literal["bubblewrap", "landlock"]
 TIERS: tuple[Tier, ...] = ("bubblewrap", "landlock")
@@ -43,10 +39,6 @@ while [ "$1" != -- ]; do
 done
 shift; cd /; exec "$@"
 """
-
-
-class SandboxUnavailable(UserError):
-    """Neither tier can be had on this machine, so no code runs."""
 
 
 class Box:
@@ -193,37 +185,3 @@ def landlock_command(disk_bytes: int) -> list[str]:
     library = ["env", f"LD_LIBRARY_PATH={STAGE}/python/lib", f"MPLCONFIGDIR={STAGE}/own"]
     command = python_command(python, shown["packages"], shown["runner.py"])
     return staged(disk_bytes, [*library, *command])
-
-
-@functools.cache
-def why_not(tier: Tier) -> str:
-    """Empty when the tier works here; found out by running a line of code in it."""
-    if sys.platform != "linux" or platform.machine() not in MACHINES:
-        return f"it needs Linux on {' or '.join(MACHINES)}"
-    needed = ["bwrap"] if tier == "bubblewrap" else []
-    needed += ["unshare", "setpriv"] if os.geteuid() == 0 else []
-    missing = [name for name in needed if shutil.which(name) is None]
-    if missing:
-        package = "bubblewrap" if "bwrap" in missing else "util-linux"
-        return f"{', '.join(missing)} is not installed (Debian: apt-get install {package})"
-    from nanochat.execution import Limits, run  # the box tried is a real one
-
-    outcome = run("print(6 * 7)", Limits(wall_s=60), box=start_box(tier))
-    if outcome.stdout == "42\n" and outcome.exit_code == 0:
-        return ""
-    said = (outcome.stderr.strip().splitlines() or [outcome.ended])[-1]
-    return f"a line of code did not run in it: {said}"
-
-
-# @learn:inference.sandboxing
-def pick_tier(only: Tier | None = None) -> Tier:
-    """The strongest tier that works here. Raises SandboxUnavailable with every reason."""
-    reasons = []
-    for tier in [only] if only else TIERS:
-        reason = why_not(tier)
-        if not reason:
-            return tier
-        reasons.append(f"{tier}: {reason}")
-    raise SandboxUnavailable(
-        f"code cannot be run safely here, so it is not run ({'; '.join(reasons)})"
-    )

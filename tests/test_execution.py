@@ -9,19 +9,22 @@ import threading
 
 import pytest
 
-from nanochat import execution_boxes, execution_seccomp
+from nanochat import execution, execution_seccomp
 from nanochat.execution import (
     PNG,
     BadLimits,
     Limits,
+    SandboxUnavailable,
     ending,
+    pick_tier,
     printable,
     read_results,
     run,
     whole_characters,
+    why_not,
 )
 from nanochat.execution_attacks import load_attacks, scene, try_attack
-from nanochat.execution_boxes import TIERS, SandboxUnavailable, pick_tier, start_box, why_not
+from nanochat.execution_boxes import TIERS, start_box
 from nanochat.execution_seccomp import ALLOW, KILL_PROCESS, MACHINES, NOT_THERE, REFUSE, program
 
 COLUMN = {"x86_64": 0, "aarch64": 1}
@@ -81,7 +84,7 @@ def test_the_filter_knows_its_processor_and_its_numbering():
 
 
 def test_machines_without_linux_or_bubblewrap_or_landlock_get_a_reason(monkeypatch):
-    monkeypatch.setattr(execution_boxes.sys, "platform", "darwin")
+    monkeypatch.setattr(execution.sys, "platform", "darwin")
     why_not.cache_clear()
     try:
         with pytest.raises(SandboxUnavailable, match=r"not run \(bubblewrap: .*; landlock: .*\)"):
@@ -93,7 +96,7 @@ def test_machines_without_linux_or_bubblewrap_or_landlock_get_a_reason(monkeypat
 
 
 def test_a_missing_bubblewrap_is_named_with_its_package(monkeypatch):
-    monkeypatch.setattr(execution_boxes.shutil, "which", lambda name: None)
+    monkeypatch.setattr(execution.shutil, "which", lambda name: None)
     why_not.cache_clear()
     try:
         assert "apt-get install bubblewrap" in why_not("bubblewrap")
