@@ -164,6 +164,9 @@ def test_only_what_an_edit_concerns_is_linked_again(tmp_path):
     assert build_graph(sources).relinked == 1, "only the body has changed"
     (root / "a.py").write_text(files["a.py"].replace("-> int", "-> str"))
     assert build_graph(sources).relinked == 2, "b rests on what f gives"
+    above = "class New:\n    def m(self):\n        return [x for x in self]\n\n"
+    (root / "a.py").write_text(above + files["a.py"].replace("-> int", "-> str"))
+    assert build_graph(sources).relinked == 1, "what stands below has only moved"
     (root / "e.py").write_text("")
     assert build_graph(sources).relinked == 5, "a new file may be what an import means"
 

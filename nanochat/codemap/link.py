@@ -65,7 +65,7 @@ def link_file(values: Values, rel: str, own: Facts) -> Links:
 def link_bases(values: Values, links: Links, rel: str, number: int, lines: list[int]) -> None:
     """An inherits edge to each base that is known; the others are listed."""
     symbol = values.facts[rel]["symbols"][number]
-    outer = values.facts[rel]["scopes"][symbol["scope"]]["parent"]
+    outer = values.facts[rel]["scopes"][symbol["scope"]]["up"]
     name = symbol_id(values, rel, number)
     for base, line in zip(symbol["bases"], lines, strict=True):
         found = [v for v in values.eval(base, rel, outer) if v[0] in ("cls", "ext")]

@@ -10,6 +10,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
@@ -88,13 +89,19 @@ def digests_of(facts: Facts) -> dict[str, str]:
     for number, scope in enumerate(scopes):
         if number in seen_from_outside:
             top = top_of(symbols, scope["symbol"])
-            parts.setdefault(top, []).append([number, scope])
+            own = symbols[top]["scope"] if top >= 0 else 0
+            parts.setdefault(top, []).append([number - own, scope])
     loose = parts.get(-1, [])  # comprehensions of the module itself
     digests = {}
     for name, bindings in scopes[0]["names"].items():
-        inside = [parts.get(b[1]) for b in bindings if b[0] == "symbol"]
-        plain = any(b[0] not in ("symbol", "import") for b in bindings)
-        digests[name] = short_hash([bindings, inside, loose if plain else []])
+        inside = [
+            counted_from(COMPACT(parts[b[1]]), b[1], symbols[b[1]]["scope"])
+            for b in bindings
+            if b[0] == "symbol"
+        ]
+        others = [b for b in bindings if b[0] != "symbol"]
+        plain = any(b[0] != "import" for b in others)
+        digests[name] = short_hash([others, inside, loose if plain else []])
     digests["*"] = short_hash([facts["stars"], facts["exports"]])
     return digests
 
@@ -109,7 +116,7 @@ def reachable_scopes(facts: Facts) -> set[int]:
         for forms in scope.get("self", {}).values():
             found.update(form[1] for form in forms)
     for number, scope in enumerate(scopes):  # lambdas and comprehensions go with what holds them
-        if scope["kind"] == "lambda" and (scope["parent"] in found or scope["parent"] == 0):
+        if scope["kind"] == "lambda" and (scope["up"] in found or scope["up"] == 0):
             found.add(number)
     return found - {0}
 
@@ -118,6 +125,27 @@ def top_of(symbols: list[dict[str, Any]], number: int) -> int:
     while number >= 0 and symbols[number]["parent"] >= 0:
         number = symbols[number]["parent"]
     return number
+
+
+PLACES = re.compile(
+    r'(\["(?:symbol|self|cls)",|"(?:parent|symbol)":)(\d+)'  # numbers of symbols
+    r'|(\["@",|"(?:scope|up)":)(\d+)'  # and of scopes
+)
+    r'(\["(?:symbol|self|cls)",|"(?:parent|symbol)":)(\d+)|(\["@",|"(?:scope|up)":)(\d+)'
+)
+
+
+def counted_from(text: str, symbol: int, scope: int) -> str:
+    """JSON of one function or class whose numbers count from itself: code put above it in the
+    file changes nothing. What is inside quotes has its own quotes escaped, and is left alone."""
+
+    def shifted(match: re.Match[str]) -> str:
+        head, number, base = match[1], match[2], symbol
+        if match[3]:
+            head, number, base = match[3], match[4], scope
+        return f"{head}{int(number) - base if int(number) >= base else number}"
+
+    return PLACES.sub(shifted, text)
 
 
 COMPACT = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode

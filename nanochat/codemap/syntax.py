@@ -4,7 +4,7 @@ Called by build.py for each file whose content is new; the facts are stored, so 
 lists, dicts and text only. What the names mean is found out later, in values.py.
 Read: Facts -> Reader -> read_python; the reader of each kind of statement is listed in READERS.
 
-A scope is where names live: {"kind", "parent", "symbol", "names": {name: [binding, ...]}}, and for
+A scope is where names live: {"kind", "up", "symbol", "names": {name: [binding, ...]}}, and for
 a class also "self", the attributes its methods set. A binding is a form (see expressions.py) or
     ["import", module, level, name]   `from module import name`; name "" is the module itself
     ["symbol", number]                a function or class of this file
@@ -40,7 +40,7 @@ class Reader:
         self.at = self.open_scope("module", -1, -1)
 
     def open_scope(self, kind: str, parent: int, symbol: int) -> int:
-        self.scopes.append({"kind": kind, "parent": parent, "symbol": symbol, "names": {}})
+        self.scopes.append({"kind": kind, "up": parent, "symbol": symbol, "names": {}})
         return len(self.scopes) - 1
 
     def bind(self, name: str, what: list[Any] | None) -> None:
@@ -193,7 +193,7 @@ class Reader:
         """`self.x = ...` in a method says what the instances of its class have."""
         scope = self.at
         while scope >= 0 and self.scopes[scope]["kind"] != "function":
-            scope = self.scopes[scope]["parent"]
+            scope = self.scopes[scope]["up"]
         if not isinstance(target, ast.Attribute) or not isinstance(target.value, ast.Name):
             return
         if scope < 0:

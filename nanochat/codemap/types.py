@@ -103,7 +103,7 @@ class Types:
         _, rel, number = function
         symbol = self.values.facts[rel]["symbols"][number]
         if symbol["returns"]:
-            outer = self.values.facts[rel]["scopes"][symbol["scope"]]["parent"]
+            outer = self.values.facts[rel]["scopes"][symbol["scope"]]["up"]
             return self.instances(symbol["returns"], rel, outer)
         forms = symbol.get("yields") or symbol.get("gives", [])
         found = joined([self.values.eval(form, rel, symbol["scope"]) for form in forms])
@@ -117,7 +117,7 @@ class Types:
             return (value,)
         _, rel, number = function
         symbol = self.values.facts[rel]["symbols"][number]
-        outer = self.values.facts[rel]["scopes"][symbol["scope"]]["parent"]
+        outer = self.values.facts[rel]["scopes"][symbol["scope"]]["up"]
         params = symbol["params"][1 if symbol.get("first") else 0 :]
         for (_, declared), given in zip(params, asked[0], strict=False):
             if not declared:

@@ -135,7 +135,7 @@ class Values:
             visible = at == scope or scopes[at]["kind"] != "class"
             if visible and name in scopes[at]["names"]:
                 return self.local(rel, at, name)
-            at = scopes[at]["parent"]
+            at = scopes[at]["up"]
         found = self.module_member(rel, name)
         if found or self.binds(rel, name):
             return found
@@ -212,7 +212,7 @@ class Values:
         if kind == "fixture":
             return self.fixture(rel, binding[1])
         if kind == "outer":
-            above = 0 if binding[1] else self.facts[rel]["scopes"][scope]["parent"]
+            above = 0 if binding[1] else self.facts[rel]["scopes"][scope]["up"]
             return self.lookup(rel, above, name) or ()
         return self.eval(binding, rel, scope)
 
@@ -327,7 +327,7 @@ class Values:
 
     def bases(self, rel: str, number: int) -> Many:
         symbol = self.facts[rel]["symbols"][number]
-        outer = self.facts[rel]["scopes"][symbol["scope"]]["parent"]
+        outer = self.facts[rel]["scopes"][symbol["scope"]]["up"]
         return union(*[self.eval(base, rel, outer) for base in symbol["bases"]])
 
     # --- calls
