@@ -131,8 +131,6 @@ PLACES = re.compile(
     r'(\["(?:symbol|self|cls)",|"(?:parent|symbol)":)(\d+)'  # numbers of symbols
     r'|(\["@",|"(?:scope|up)":)(\d+)'  # and of scopes
 )
-    r'(\["(?:symbol|self|cls)",|"(?:parent|symbol)":)(\d+)|(\["@",|"(?:scope|up)":)(\d+)'
-)
 
 
 def counted_from(text: str, symbol: int, scope: int) -> str:
