@@ -110,7 +110,7 @@ class Cache(Protocol):
 class Taps(Protocol):
     """What a forward pass shows to a trace (trace.py); a tap may hand back a changed tensor."""
 
-    def begin(self, model: "GPT", idx: Tensor) -> None: ...
+    def begin(self, model: "GPT", idx: Tensor, cache: Cache | None) -> None: ...
     def wants(self, name: str, layer: int) -> bool: ...
     def __call__(self, name: str, x: Tensor, layer: int = -1) -> Tensor: ...
 
@@ -348,7 +348,7 @@ class GPT(nn.Module):
         rope = self._rope(T, cache)
         x = self.embed(idx).to(self.dtype)
         if TAP is not None:
-            TAP.begin(self, idx)
+            TAP.begin(self, idx, cache)
             x = TAP("embed", x)
         x = norm(x)
         x = x if TAP is None else TAP("embed_norm", x)
