@@ -6,6 +6,7 @@ disk), the next run goes on from there. Read: TABLE -> BuildSettings -> main -> 
 """
 
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,8 +134,15 @@ def check_address(port: int) -> None:
 def serve(port: int) -> None:
     """Become the chat server: this process is replaced, so Ctrl-C goes straight to it."""
     write_pid_file(base_dir())
+    start_bridge((port or ServeSettings().port) + 1)
     more = ["--port", str(port)] if port else []
     os.execv(sys.executable, [sys.executable, "-m", "scripts.chat_web", "--tag", TAG, *more])
+
+
+def start_bridge(port: int) -> None:
+    """The learner's window into the model, beside the chat server; it ends when that one does."""
+    command = [sys.executable, "-m", "scripts.bridge", "--beside", "--tag", TAG]
+    subprocess.Popen([*command, "--port", str(port)], stdin=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
