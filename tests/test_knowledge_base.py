@@ -21,7 +21,12 @@ def note_of(name: str):
     return read_note(f"docs/knowledge_base/{name}", (FOLDER / name).read_text("utf-8"))
 
 
-@pytest.mark.parametrize("name", FILES)
+# These load the compiler of torch, which takes longer than all the others together.
+HEAVY = {"optimization.activation_checkpointing.md"}
+RUN = [pytest.param(name, marks=[pytest.mark.slow] * (name in HEAVY)) for name in FILES]
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_the_worked_example_of_a_note_recomputes(name):
     note = note_of(name)
     assert faults_of_example(note) == []
