@@ -47,7 +47,7 @@ function open(exercise) {
   const solve = h("button.plain", { type: "button" }, "Show a solution");
   solve.addEventListener("click", async () => {
     const { solution } = await (await ask(`/exercises/${exercise.id}/solution`)).json();
-    result.replaceChildren(h("pre", {}, h("code", {}, solution)));
+    result.replaceChildren(h("pre", { tabIndex: 0 }, h("code", {}, solution)));
   });
   const again = h("button.plain", { type: "button" }, "Start again");
   again.addEventListener("click", () => {
@@ -71,7 +71,7 @@ async function grade(exercise, editor, result, button) {
     const head = told.passed ? "Solved." : "Not yet.";
     if (told.passed) keep(exercise.id, { solved: true });
     result.replaceChildren(h("p", {}, h("strong", {}, head)), h("ul.checks", {}, ...rows));
-    if (told.stdout || told.stderr) result.append(h("pre.output", {}, told.stdout + told.stderr));
+    if (told.stdout || told.stderr) result.append(h("pre.output", { tabIndex: 0, role: "region", "aria-label": "Output" }, told.stdout + told.stderr));
     list(exercise.id);
   } catch (error) {
     result.textContent = error.message;

@@ -72,7 +72,7 @@ function table() {
   $("trace-table").replaceChildren(
     h("table", {}, h("caption", {}, `What may follow “${text.slice(-60)}”`), h("thead", {}, head), h("tbody", {}, ...last)),
     h("details", {}, h("summary", {}, "Every activation of the prompt"),
-      h("div.scroll", {}, h("table", {}, h("caption", {}, "Statistics of the whole tensors"),
+      h("div.scroll", { role: "region", tabIndex: 0, "aria-label": "Activations" }, h("table", {}, h("caption", {}, "Statistics of the whole tensors"),
         h("thead", {}, top), h("tbody", {}, ...rows)))),
   );
 }
