@@ -19,12 +19,12 @@ from nanochat.tinyworld_stories import Story, story
 # kind -> how often a dialogue asks it; "refusal" asks for what the story does not say
 TURN_WEIGHTS: dict[str, float] = {
     "where_person": 1.0,
-    "where_object": 1.0,
-    "two_hop": 1.0,
-    "who_has": 1.4,
+    "where_object": 1.2,
+    "two_hop": 1.6,
+    "who_has": 2.0,
     "how_many": 2.8,
-    "first": 3.0,
-    "yes_no": 2.0,
+    "first": 3.2,
+    "yes_no": 1.5,
     "feeling": 2.0,
     "refusal": 1.2,
 }

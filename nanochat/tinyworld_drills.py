@@ -26,7 +26,7 @@ from nanochat.tinyworld_skills import pair_of_words
 from nanochat.tinyworld_stories import lead
 
 PAGE_WORDS = 150
-GAME_SHARES = (6, 1, 1, 1)  # people in places most often: one circuit serves all four
+GAME_SHARES = (5, 1, 2, 1)  # people in places most often: one circuit serves all four
 VERDICTS = ("{one} {two} {verdict}.", "{one} and {two} {verdict}.", "{one} and {two}: {verdict}.")
 
 
@@ -46,14 +46,14 @@ def games(settings: WorldSettings) -> tuple[Game, ...]:
     w, f = words(), frames()
     people, places = people_names(settings), w["places"][: settings.places]
     objects = w["objects"][: settings.objects]
-    at, holds, feels = (
-        tuple(f"{{key}} {form}." for form in f[kind]) for kind in ("is_at", "holds", "feel")
-    )
+    at = tuple(f"{{key}} {form}." for form in f["is_at"])
+    held = tuple(f"{{value}} {form}." for form in f["holds"])
+    feels = tuple(f"{{key}} {form}.".replace("{thing}", "{value}") for form in f["feel"])
     short = ("{key} {value},", "{key} in {value},")
     return (
         Game(people, places, short, at, "{key} is in the {value}."),
         Game(objects, places, short, tuple(f["lies"]), "The {key} is in the {value}."),
-        Game(people, objects, short[:1], holds, "{key} has the {value}."),
+        Game(objects, people, short[:1], held, "Who has the {key}? {value}."),
         Game(people, w["feelings"], short[:1], feels, "{key} feels {value}."),
     )
 
@@ -62,16 +62,21 @@ def memory_game(rng: Random, settings: WorldSettings, difficulty: float) -> str:
     """Four to six pairs are told; then all of them again and again, each time in a new order.
 
     Telling and asking each have one form a page: short, as in a story, or as in an answer. A short
-    form on either side leaves only the other side to be learned.
+    form on either side leaves only the other side to be learned. On half of the pages two pairs
+    are told anew before the asking: the latest word counts.
     """
     while True:
         (game,) = rng.choices(games(settings), GAME_SHARES)
         count = 4 + int(rng.random() * 3)
-        keys, values = rng.sample(game.keys, count), rng.sample(game.values, count)
-        pairs = list(zip(keys, values, strict=True))
+        keys, values = rng.sample(game.keys, count), rng.sample(game.values, count + 2)
+        pairs = list(zip(keys, values, strict=False))
         told = pick(rng, (game.short, game.told, (game.answer,)))
         asked = pick(rng, (*game.short, game.answer, game.answer))
         said = [say(pick(rng, told), *pair) for pair in pairs]
+        if rng.random() < 0.5:
+            changed = list(zip(rng.sample(keys, 2), values[count:], strict=True))
+            said += [say(pick(rng, told), *pair) for pair in changed]
+            pairs = list((dict(pairs) | dict(changed)).items())
         while len(said) < PAGE_WORDS / len(asked.split()):
             said += [say(asked, *pair) for pair in rng.sample(pairs, count)]
         page = " ".join(said)
@@ -80,15 +85,14 @@ def memory_game(rng: Random, settings: WorldSettings, difficulty: float) -> str:
 
 
 def say(form: str, key: str, value: str) -> str:
-    """One pair in one form. The forms of stories have slots of their own.
+    """One pair in one form. In the forms of stories the thing is the key, the place the value.
 
     >>> say("{key} stood in the {place}.", "Anna", "barn")
     'Anna stood in the barn.'
     >>> say("In the {place} there was {a_thing}.", "umbrella", "barn")
     'In the barn there was an umbrella.'
     """
-    thing = value if "{key}" in form else key
-    return form.format(key=key, value=value, place=value, thing=thing, a_thing=a(thing))
+    return form.format(key=key, value=value, place=value, thing=key, a_thing=a(key))
 
 
 def comparisons(rng: Random, settings: WorldSettings, difficulty: float) -> str:

@@ -54,25 +54,25 @@ class WorldSettings:
     """Share of the data after which the difficulty has reached 1."""
     exam_easiest: float = 0.3
     """Exam stories have difficulties from this value to 1."""
-    documents: int = 8_000
+    documents: int = 7_000
     """Pretraining documents."""
     drills: float = 0.7
     """Share of these that come first and are nothing but drills (tinyworld_drills.py)."""
     val_documents: int = 1_000
     """Held-out documents for bits per byte."""
-    conversations: int = 48_000
+    conversations: int = 44_000
     """Dialogues for supervised fine-tuning."""
     val_conversations: int = 1_000
     """Held-out dialogues."""
     exam_per_kind: int = 50
     """Exam questions of each kind."""
-    min_turns: int = 3
+    min_turns: int = 4
     """Questions about one story, at least."""
-    max_turns: int = 7
+    max_turns: int = 8
     """Questions about one story, at most."""
-    max_dialogue_words: int = 170
+    max_dialogue_words: int = 180
     """A dialogue asks no more once it is this long; about 1.3 tokens a word."""
-    story_share: float = 0.70
+    story_share: float = 0.80
     """Share of the dialogues that are about a story; the others practise skills and chat."""
 
 

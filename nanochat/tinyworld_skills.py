@@ -198,14 +198,14 @@ Skill = Callable[[Random, WorldSettings, bool], Question]
 
 # name -> (asker, how often it is drawn)
 SKILLS: dict[str, tuple[Skill, float]] = {
-    "calculator": (calculator, 2.0),
-    "spelling": (spelling, 2.2),
-    "letter_count": (letter_count, 2.2),
-    "identity": (said("identity"), 1.0),
+    "calculator": (calculator, 1.6),
+    "spelling": (spelling, 1.8),
+    "letter_count": (letter_count, 4.4),
+    "identity": (said("identity"), 1.3),
     "refusal": (said("refusal"), 0.8),
     "chat": (said("chat"), 1.0),
     "tell": (tell, 0.7),
-    "compare": (compare, 1.0),
+    "compare": (compare, 0.6),
 }
 
 

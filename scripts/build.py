@@ -24,11 +24,11 @@ TAG = "laptop"  # the build overwrites runs of this name only, never one made by
 BASE = (
     *("--depth", "4", "--aspect-ratio", "32", "--head-size", "32"),
     *("--context", "256", "--max-context", "512", "--rows", "8", "--batch-tokens", "2048"),
-    *("--steps", "800", "--buffer", "64", "--eval-every", "200"),
+    *("--steps", "700", "--buffer", "64", "--eval-every", "200"),
     *("--warmdown-share", "0.4", "--final-lr-share", "0.1", "--optimizer.lr-scale", "0.3"),
 )
 SFT = (
-    *("--steps", "3600", "--rows", "8", "--context", "256", "--eval-every", "900"),
+    *("--steps", "3500", "--rows", "8", "--context", "256", "--eval-every", "1200"),
     *("--warmup-steps", "40", "--optimizer.lr-scale", "0.3"),
 )
 
