@@ -31,6 +31,7 @@ from nanochat.compiled import speed_up
 from nanochat.distributed import World, connection, here
 from nanochat.errors import UserError
 from nanochat.gpt import GPT
+from nanochat.launch import launch
 from nanochat.optimizers import Optimizers
 from nanochat.paths import checkpoints_dir
 from nanochat.precision import LossScaler
@@ -290,7 +291,8 @@ def take_step(run: Run) -> float:
 class StopSignals:
     """Within it, SIGINT and SIGTERM set a flag, so that a step is finished and saved first.
 
-    A second signal gets the usual treatment at once.
+    A second signal gets the usual treatment at once; not under torchrun, which hands on what its
+    processes may have got already, and kills after 30 seconds itself.
     """
 
     def __init__(self) -> None:
@@ -304,7 +306,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
-        signal.signal(number, self.before[number])
+        if launch().alone:
+            signal.signal(number, self.before[number])
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self.before.items():

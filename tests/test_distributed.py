@@ -175,3 +175,23 @@ def test_what_does_not_divide_is_said_once_before_anything_is_made(data):
     _, errors = run.communicate(timeout=240)
     (said,) = sentences(errors)
     assert "3 passes" in said and "2 processes" in said and "--rows" in said
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_stops_all_processes_at_the_same_step(data):
+    run = base_train(data, "--steps 100000 --save-every 2 --keep 3 --overwrite")
+    folder = data / "checkpoints" / "base" / "two"
+    before = {path.name for path in list_checkpoints(folder)}
+    deadline = time.monotonic() + 240
+    while {p.name for p in list_checkpoints(folder)} <= before and time.monotonic() < deadline:
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.1)
+    run.send_signal(signal.SIGINT)
+    _, errors = run.communicate(timeout=240)
+    assert run.returncode != 0
+    (said,) = sentences(errors)
+    assert "stopped by Ctrl-C" in said and "a process of this run ended" not in errors
+    saved = load_checkpoint(list_checkpoints(folder)[-1]).meta
+    assert (
+        saved["loop"]["step"] == saved["step"] and saved["batches"]["batches"] == 2 * saved["step"]
+    )
