@@ -32,8 +32,12 @@ def wide(x: Tensor) -> torch.dtype:
 # @learn:architecture.logit_softcap
 def capped_logits(x: Tensor, weight: Tensor, cap: float, vocab_size: int) -> Tensor:
     """(N, C) activations -> (N, V) logits in fp32 at least, padding rows cut off."""
-    z = (x @ weight.to(x.dtype).mT)[..., :vocab_size]  # (N, V)
-    z = z.to(wide(x))
+    return capped(x @ weight.to(x.dtype).mT, cap, vocab_size)
+
+
+def capped(z: Tensor, cap: float, vocab_size: int) -> Tensor:
+    """(N, rows) raw scores -> (N, V) logits in fp32 at least, padding rows cut off."""
+    z = z[..., :vocab_size].to(wide(z))
     return cap * torch.tanh(z / cap) if cap else z
 
 

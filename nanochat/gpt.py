@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.attention import attend, visible_scores, window_mask
-from nanochat.cross_entropy import capped_logits, mean_loss, token_losses, weighted_loss
+from nanochat.cross_entropy import capped, mean_loss, token_losses, weighted_loss
 from nanochat.errors import UserError
-from nanochat.fused import Mix, Norm, ReluSquared, RotateNorm
+from nanochat.fused import Mix, Norm, ReluSquared, RotateNorm, call
 
 VOCAB_MULTIPLE = 64  # the table has whole 64-row tiles; the extra rows are never predicted
 SMEAR_CHANNELS, GATE_CHANNELS = 24, 12  # a gate reads only the first few channels
@@ -132,7 +132,7 @@ class Linear(nn.Linear):
 # @learn:architecture.rmsnorm
 def norm(x: Tensor) -> Tensor:
     """Divide each vector by its root mean square; no weights to learn."""
-    return Norm.apply(x)
+    return call(Norm, x)
 
 
 # @learn:architecture.rope
@@ -178,8 +178,8 @@ class Attention(nn.Module):
                 value = TAP("attn.value_embed", value, self.layer)
             v = v + weight[..., None] * value
             v = v if TAP is None else TAP("attn.v_mixed", v, self.layer)
-        q = RotateNorm.apply(q, *rope, self.config.qk_scale)
-        k = RotateNorm.apply(k, *rope, self.config.qk_scale)
+        q = call(RotateNorm, q, *rope, self.config.qk_scale)
+        k = call(RotateNorm, k, *rope, self.config.qk_scale)
         if TAP is not None:
             q, k = TAP("attn.q_normed", q, self.layer), TAP("attn.k_normed", k, self.layer)
         mask = None
@@ -224,7 +224,7 @@ class MLP(nn.Module):
             gate = gate if TAP is None else TAP("mlp.gate", gate, self.layer)
             post = F.silu(gate) * pre
         else:
-            post = ReluSquared.apply(pre)
+            post = call(ReluSquared, pre)
         post = post if TAP is None else TAP("mlp.post", post, self.layer)
         return self.down(post)
 
@@ -332,9 +332,9 @@ class GPT(nn.Module):
         if targets is None:
             x = x[:, -1:] if last_only else x
             if TAP is not None:
-                raw = TAP("logits_raw", capped_logits(x, self.head.weight, 0.0, V))
+                raw = TAP("logits_raw", capped(self.head(x), 0.0, V))
                 return TAP("logits", softcap * torch.tanh(raw / softcap) if softcap else raw)
-            return capped_logits(x, self.head.weight, softcap, V)
+            return capped(self.head(x), softcap, V)
         if share is not None:
             flat = targets.flatten(), share.flatten()
             return weighted_loss(x.flatten(0, 1), self.head.weight, *flat, softcap, V)
@@ -357,7 +357,7 @@ class GPT(nn.Module):
         x0, saved = x, None
         for i, block in enumerate(self.blocks):
             if self.config.residual_scalars:
-                x = Mix.apply(x, x0, self.residual_scale[i], self.input_scale[i])
+                x = call(Mix, x, x0, self.residual_scale[i], self.input_scale[i])
             x = x if TAP is None else TAP("resid_pre", x, i)
             table = self.values[str(i)] if self.config.has_value_embedding(i) else None
             value = None if table is None else table(idx).to(x.dtype)

@@ -76,6 +76,8 @@ def distribution(logits: Tensor, samplings: Sequence[Sampling]) -> Tensor:
     if any(s.top_p < 1 for s in samplings):
         scores = keep_top_p(scores, torch.tensor([s.top_p for s in samplings], device=device))
     chances = scores.softmax(-1)
+    if all(s.temperature for s in samplings):
+        return chances
     cold = torch.tensor([s.temperature == 0 for s in samplings], device=device)
     best = torch.zeros_like(chances).scatter_(1, logits.argmax(-1, keepdim=True), 1.0)
     return torch.where(cold[:, None], best, chances)
@@ -122,7 +124,8 @@ def draw(chances: Tensor, dice: Sequence[float]) -> Tensor:
 
 def sample(logits: Tensor, samplings: Sequence[Sampling], dice: Sequence[float]) -> list[int]:
     """Scores (B, V), settings and a number in [0, 1) for each row -> B token ids."""
-    if not bool(logits.isfinite().all()):
+    # A sum is finite when all its terms are (but for an overflow): a look at 1 number, not B * V.
+    if not bool(logits.sum().isfinite()) and not bool(logits.isfinite().all()):
         raise BrokenScores(
             "the model's scores are not finite numbers: the checkpoint is damaged or its training "
             "diverged; load an earlier one"

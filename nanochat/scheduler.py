@@ -58,6 +58,7 @@ class Request:
     held: list[Block] | None = None  # while it is set aside
     read: int = 0  # tokens of its prompt that the row holds
     turn: int = 0  # tokens written since its last turn began
+    began: float | None = None  # when its first turn did, on the scheduler's clock
 
     @property
     def tokens(self) -> list[int]:
@@ -237,6 +238,7 @@ class Scheduler:
                 self.cache.last[row] = norm(self.model.embed(before).to(self.model.dtype))[0]
         self._unhold(request)
         request.read = len(path) * BLOCK
+        request.began = self.clock() if request.began is None else request.began
         request.listener.scheduled(request.read)
         self.reading = request
         return True
