@@ -273,42 +273,54 @@ def payload_of(
     return len(head).to_bytes(8, "little") + head + data, offsets, tensors
 
 
+STATS = ("mean", "std", "rms", "min", "max", "zeros")
+
+
 def stats_of(records: list[Record]) -> list[Json]:
-    """Mean, spread and extremes of each tensor; tensors of one size are measured together."""
-    groups: dict[int, list[int]] = {}
+    """Mean, spread and extremes of each tensor; tensors of one size are measured together.
+
+    Only finite entries are measured: scores of keys that a query may not see are -inf.
+    """
+    groups: dict[tuple[int, bool], list[int]] = {}
     for i, record in enumerate(records):
-        groups.setdefault(record.tensor.numel(), []).append(i)
+        key = (record.tensor.numel(), record.name.endswith("attn.scores"))
+        groups.setdefault(key, []).append(i)
     found: list[Json] = [{}] * len(records)
-    for count, members in groups.items():
+    for (count, _), members in groups.items():
         if count == 0:
             continue
-        stacked = torch.stack(
-            [records[i].tensor.reshape(-1).float() for i in members]
-        )  # (n, count)
-        seen = stacked.isfinite()
-        hidden = (~seen).sum(1)
-        if bool(hidden.any()):  # scores of keys that a query may not see
-            rows = [row[mask] for row, mask in zip(stacked, seen, strict=True)]
-            columns = torch.stack([measure(row[None])[:, 0] for row in rows], dim=1)
-        else:
-            columns = measure(stacked)
-        for i, numbers, lost in zip(members, columns.T.tolist(), hidden.tolist(), strict=True):
-            values = (float(f"{number:.6g}") for number in numbers)
-            found[i] = dict(zip(STATS, values, strict=True)) | {"count": count, "nonfinite": lost}
+        rows = torch.stack([records[i].tensor.reshape(-1).float() for i in members])  # (n, count)
+        numbers = measure(rows)
+        lost = torch.zeros(len(rows))
+        if not bool(numbers.isfinite().all()):
+            numbers, lost = measure_finite(rows)
+        for i, row, gone in zip(members, numbers.T.tolist(), lost.tolist(), strict=True):
+            values = (float(f"{number:.6g}") for number in row)
+            found[i] = dict(zip(STATS, values, strict=True))
+            found[i] |= {"count": count, "nonfinite": int(gone)}
     return found
-
-
-STATS = ("mean", "std", "rms", "min", "max", "zeros")
 
 
 def measure(x: Tensor) -> Tensor:
     """(n, count) -> (6, n): the STATS of each row, `zeros` as a share."""
-    if x.size(1) == 0:
-        return torch.zeros(len(STATS), len(x))
-    variance, mean = torch.var_mean(x, dim=1, correction=0)
+    mean = x.mean(dim=1)
+    std = torch.linalg.vector_norm(x - mean[:, None], dim=1) * x.size(1) ** -0.5
     low, high = x.aminmax(dim=1)
     zeros = 1 - x.count_nonzero(dim=1) / x.size(1)
-    return torch.stack((mean, variance.sqrt(), (variance + mean**2).sqrt(), low, high, zeros))
+    return torch.stack((mean, std, torch.hypot(mean, std), low, high, zeros))
+
+
+def measure_finite(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The same of the finite entries alone, and how many others there are."""
+    seen = x.isfinite()
+    count = seen.sum(1)
+    n = count.clamp(min=1)
+    mean = x.where(seen, 0.0).sum(1) / n
+    std = torch.linalg.vector_norm((x - mean[:, None]).where(seen, 0.0), dim=1) / n.sqrt()
+    low, high = x.where(seen, torch.inf).amin(1), x.where(seen, -torch.inf).amax(1)
+    low, high = low.where(count > 0, 0.0), high.where(count > 0, 0.0)
+    zeros = (seen & (x == 0)).sum(1) / n
+    return torch.stack((mean, std, torch.hypot(mean, std), low, high, zeros)), x.size(1) - count
 
 
 # --- files ---
