@@ -2,7 +2,7 @@
 
 A server runs in a process of its own, once bare, once with metrics and traces (sent to a collector
 that listens), once with logs as well; rounds alternate because speed drifts on shared machines.
-Called by scripts/bench.py; `python -m nanochat.serve.http_bench KIND COLLECTOR` is the server.
+Called by scripts/bench.py; `python -m nanochat.serve.http_bench KIND COLLECTOR LOG` is the server.
 Read: bench_observe -> served -> hammer -> main.
 """
 
