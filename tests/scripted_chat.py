@@ -98,6 +98,7 @@ class ScriptedGPT(nn.Module):
             n_kv_head=1,
             n_embd=2,
             window_pattern="L",
+            smear=False,
         )
         self.tokenizer, self.delay_s, self.dtype = tokenizer, delay_s, torch.float32
         self.weight = nn.Parameter(torch.zeros(1))
@@ -122,6 +123,8 @@ class ScriptedGPT(nn.Module):
     def next_tokens(self, history: list[int]) -> set[int]:
         """What may follow, all equally likely."""
         special = self.tokenizer.special
+        if special("assistant_start") not in history:
+            return {special("assistant_end")}  # a plain completion: there was no question
         at = len(history) - history[::-1].index(special("assistant_start"))
         before = history[:at]
         start = len(before) - before[::-1].index(special("user_start"))

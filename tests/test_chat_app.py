@@ -347,7 +347,7 @@ def test_every_path_the_page_asks_for_is_in_the_openapi_description(served):
     paths = set(served.client.get("/openapi.json").json()["paths"])
     scripts = "".join(file.read_text(encoding="utf-8") for file in STATIC.glob("*.js"))
     fetched = set(re.findall(r'fetch\("([^"]+)"', scripts))
-    assert fetched == {"/chat/completions", "/stats"} and fetched <= paths
+    assert fetched == {"/v1/chat/completions", "/stats"} and fetched <= paths
 
 
 def test_stats_tell_the_page_what_it_needs(served):

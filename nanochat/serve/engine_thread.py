@@ -1,10 +1,9 @@
-"""One thread owns the engine: requests come in by a bounded queue, tokens go out to the event loop.
+"""One thread owns the scheduler: requests come in by a bounded queue, tokens go out to the loop.
 
-The event loop never computes, so /health answers while the model works. Up to `running_limit`
-answers are written together, one forward pass for all; `waiting_limit` more may wait. A request
-joins and leaves between two tokens of the others.
-Called by chat_app.py. Read: Ticket -> EngineThread.submit -> _run -> _write -> _end.
-Not covered: reading a long prompt in pieces; the others wait for that one pass.
+The event loop never computes, so /livez answers while the model works. After each step the loop is
+woken once for all new tokens. Whatever happens inside, each request is told exactly one end: its
+last token or one error.
+Called by chat_app.py. Read: Ticket -> EngineThread.submit -> _run -> _pass_on -> DrainRate.
 """
 
 import asyncio
@@ -13,68 +12,143 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from nanochat.engine import Answer, Batch, Engine, Sampling, TokenEvent
-from nanochat.serve.errors import EngineFailed, Overloaded, Stopping
+from nanochat.engine import Engine, Sampling
+from nanochat.scheduler import (
+    Deaf,
+    Ended,
+    Listener,
+    Request,
+    Scheduler,
+    SchedulerSettings,
+    Written,
+)
+from nanochat.serve.errors import (
+    ApiError,
+    EngineFailed,
+    NotNumbers,
+    Overloaded,
+    Stopping,
+    TooLate,
+)
+from nanochat.serve.stops import Watch
 
 logger = logging.getLogger(__name__)
+FAILED = "the model failed while answering; try again, or see the server's log"
+STOPPED = "the server is stopping: try again in a moment"
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One answer that is asked for."""
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    listener: Listener | None = None
+    watch: Watch | None = None
+    top_logprobs: int | None = None
 
 
 class Ticket:
-    """One request on its way through the thread; `events()` is its end in the event loop."""
+    """One answer on its way through the thread; its end in the event loop is a shared queue."""
 
-    def __init__(self, answer: Answer) -> None:
-        self.answer = answer  # the thread's; the loop reads only its prompt and sampling
+    def __init__(self, index: int, request: Request, queue: "Inbox") -> None:
+        self.index, self.request, self.queue = index, request, queue
         self.loop = asyncio.get_running_loop()
-        self.queue: asyncio.Queue[TokenEvent | Exception] = asyncio.Queue()
-        self.cancelled = False  # set by the loop, read by the thread between two tokens
         self.submitted_at = time.monotonic()
-        self.started_at = self.submitted_at  # when its turn came
+        self.silent = True  # nothing was written yet
+
+    def send(self, item: Written | ApiError) -> None:
+        """In the event loop."""
+        self.queue.put_nowait((self, item))
+
+
+Inbox = asyncio.Queue[tuple[Ticket, Written | ApiError]]
+
+
+class Tickets:
+    """The answers to one HTTP request, one or several of them."""
+
+    def __init__(self, tickets: list[Ticket], queue: Inbox) -> None:
+        self.tickets, self.queue = tickets, queue
+
+    def __iter__(self) -> Any:
+        return iter(self.tickets)
 
     def cancel(self) -> None:
-        """Nobody listens any more: the thread drops the request before the next token."""
-        self.cancelled = True
+        """Nobody listens any more: the thread drops what is left before the next token."""
+        for ticket in self.tickets:
+            ticket.request.cancelled = True
 
-    async def events(self) -> AsyncIterator[TokenEvent]:
-        """Token events; the last has a finish_reason. Raises what stopped the answer instead."""
-        while True:
-            item = await self.queue.get()
-            if isinstance(item, Exception):
+    async def written(self) -> AsyncGenerator[tuple[Ticket, Written], None]:
+        """Every token of every answer, until each has had its last. Raises what stopped one."""
+        left = len(self.tickets)
+        while left:
+            ticket, item = await self.queue.get()
+            if isinstance(item, ApiError):
                 raise item
-            yield item
-            if item.finish_reason:
-                return
+            left -= item.event.finish_reason is not None
+            yield ticket, item
 
-    def send(self, item: TokenEvent | Exception) -> None:
-        """From the thread to the event loop."""
-        try:
-            self.loop.call_soon_threadsafe(self.queue.put_nowait, item)
-        except RuntimeError:  # the loop is closed: the server is gone, and so is the client
-            self.cancelled = True
+
+# @learn:production.backpressure
+class DrainRate:
+    """How many answers end per second, measured; from it, when a place comes free for a refusal."""
+
+    WINDOW_S = 30.0
+    LONGEST_S = 60
+
+    def __init__(self) -> None:
+        self.ends: deque[float] = deque()
+        self.promises: deque[float] = deque()  # when those who were refused may come back
+
+    def ended(self, now: float) -> None:
+        self.ends.append(now)
+        while self.ends[0] < now - self.WINDOW_S:
+            self.ends.popleft()
+
+    def retry_after_s(self, now: float) -> int:
+        """Each refused client is promised a place of its own, not all the same one."""
+        while self.promises and self.promises[0] <= now:
+            self.promises.popleft()
+        recent = [end for end in self.ends if end >= now - self.WINDOW_S]
+        per_s = len(recent) / max(now - recent[0], 1.0) if recent else 1.0
+        wait_s = min(max(1, math.ceil((len(self.promises) + 1) / per_s)), self.LONGEST_S)
+        self.promises.append(now + wait_s)
+        return wait_s
 
 
 class EngineThread:
     """Starts with `start()`, takes requests by `submit()`, ends with `stop()`."""
 
-    def __init__(self, engine: Engine, running_limit: int, waiting_limit: int) -> None:
-        self.engine = engine
-        self.running_limit, self.waiting_limit = running_limit, waiting_limit
-        self.waiting: deque[Ticket] = deque()
-        self.running: dict[Answer, Ticket] = {}
+    def __init__(
+        self, engine: Engine, plan: SchedulerSettings, waiting_limit: int, deadline_s: float
+    ) -> None:
+        self.engine, self.waiting_limit, self.deadline_s = engine, waiting_limit, deadline_s
+        self.scheduler = Scheduler(engine, plan, time.monotonic)
+        self.rows = plan.rows
+        self.arriving: list[Request] = []
+        self.open: dict[Request, Ticket] = {}  # not ended yet
         self.counts = dict.fromkeys(("finished", "cancelled", "failed", "refused"), 0)
         self.tokens = {"prompt": 0, "generated": 0}
-        self.mean_answer_s = 1.0  # a moving mean; a guess until the first answer ends
+        self.rate = DrainRate()
+        self.dying = False  # the thread has left its loop and only says goodbye
         self.stop_at: float | None = None  # time.monotonic() after which nothing runs any more
-        self.changed = threading.Condition()  # guards all of the above
+        self.changed = threading.Condition()  # guards all of the above but the scheduler
         self.thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
         self.thread.start()
 
     def alive(self) -> bool:
-        return self.thread.is_alive()
+        return self.thread.is_alive() and not self.dying
+
+    @property
+    def draining(self) -> bool:
+        return self.stop_at is not None
 
     def stop(self, drain_s: float = 0.0) -> None:
         """Refuse new requests, end waiting ones now and running ones within `drain_s` seconds."""
@@ -82,106 +156,160 @@ class EngineThread:
             if self.stop_at is None:
                 self.stop_at = time.monotonic() + drain_s
             self.changed.notify()
-        if self.alive():
+        if self.thread.is_alive():
             self.thread.join()
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling) -> Ticket:
-        """Queue a request; called in the event loop. Raises Overloaded or Stopping."""
+    def check_room(self, count: int = 1) -> None:
+        """Raises Overloaded or Stopping when so many answers can't be taken now."""
         with self.changed:
-            if self.stop_at is not None:
-                raise Stopping("the server is stopping: try again in a moment", 1)
-            if len(self.waiting) + len(self.running) >= self.running_limit + self.waiting_limit:
+            if self.stop_at is not None or not self.alive():
+                raise Stopping(STOPPED, 1)
+            if len(self.open) + count > self.rows + self.waiting_limit:
                 self.counts["refused"] += 1
-                # A place comes free when one answer ends: their mean length over how many run.
-                wait_s = max(1, math.ceil(self.mean_answer_s / self.running_limit))
+                wait_s = self.rate.retry_after_s(time.monotonic())
                 raise Overloaded(
-                    f"{len(self.running)} answers are being written and {len(self.waiting)} "
-                    f"requests wait, which is the limit: try again in about {wait_s} s",
+                    f"{len(self.open)} answers are being written or wait, and the limit is "
+                    f"{self.rows + self.waiting_limit}: try again in about {wait_s} s",
                     wait_s,
                 )
-            ticket = Ticket(self.engine.answer(prompt, sampling))
-            self.waiting.append(ticket)
+
+    def submit(self, wishes: Sequence[Wish]) -> Tickets:
+        """Queue answers, all or none; called in the event loop. Raises Overloaded or Stopping."""
+        with self.changed:
+            self.check_room(len(wishes))
+            queue: Inbox = asyncio.Queue()
+            tickets = []
+            for index, wish in enumerate(wishes):
+                request = Request(
+                    self.engine.answer(wish.prompt, wish.sampling),
+                    wish.listener or Deaf(),
+                    time.monotonic() + self.deadline_s,
+                    wish.top_logprobs,
+                    wish.watch,
+                )
+                tickets.append(Ticket(index, request, queue))
+                self.open[request] = tickets[-1]
+                self.arriving.append(request)
             self.changed.notify()
-            return ticket
+            return Tickets(tickets, queue)
 
     def snapshot(self) -> dict[str, Any]:
-        """Numbers for /stats, all from one moment."""
+        """Numbers for /stats and the gauges, all from one moment."""
         with self.changed:
+            running = min(self.scheduler.rows_in_use, len(self.open))
             return {
-                "running": len(self.running),
-                "waiting": len(self.waiting),
-                "running_limit": self.running_limit,
+                "running": running,
+                "waiting": len(self.open) - running,
+                "running_limit": self.rows,
                 "waiting_limit": self.waiting_limit,
+                "kv_cache_usage": self.scheduler.kv_usage(),
+                "kv_blocks_held": self.scheduler.store.held,
+                "kv_blocks_remembered": self.scheduler.store.kept,
                 "requests": dict(self.counts),
                 "tokens": dict(self.tokens),
-                "mean_answer_s": round(self.mean_answer_s, 3),
             }
 
     # --- inside the thread ---
 
     def _run(self) -> None:
-        batch = self.engine.batch(rows=self.running_limit)
-        while (joining := self._admit(batch)) is not None:
-            try:
-                self._write(batch, joining)
-            except Exception:  # the step of all rows broke, and the batch's state with it
-                logger.exception("the engine failed")
-                sentence = "the model failed while answering; try again, or see the server's log"
-                self._end(list(self.running.values()), "failed", EngineFailed(sentence))
-                batch = self.engine.batch(rows=self.running_limit)
+        try:
+            while self._admit():
+                try:
+                    news = self.scheduler.step()
+                except Exception:  # the step of all rows broke, and the scheduler's state with it
+                    logger.exception("the engine failed")
+                    self._abandon("failed", lambda: EngineFailed(FAILED))
+                else:
+                    self._pass_on(news)
+        finally:  # also when the thread is torn down: nobody may wait for ever
+            self.dying = True
+            self._abandon("failed", lambda: Stopping(STOPPED, 1) if self.draining else
+                          EngineFailed(FAILED))  # fmt: skip
 
-    def _admit(self, batch: Batch) -> list[Ticket] | None:
-        """Sleep while there is nothing to do; who left goes, who waited gets a place.
-
-        Returns the requests that join the batch now, or None when the thread should end.
-        """
+    def _admit(self) -> bool:
+        """Sleep while there is nothing to do; False when the thread should end."""
         with self.changed:
-            while not self.waiting and not self.running and self.stop_at is None:
+            while self.scheduler.idle and not self.arriving and self.stop_at is None:
                 self.changed.wait()
-            for ticket in [t for t in self.running.values() if t.cancelled]:
-                batch.leave(ticket.answer)
-                self._end([ticket], "cancelled")
-            self._end([t for t in self.waiting if t.cancelled], "cancelled")
-            if self.stop_at is not None:
-                stopped = Stopping("the server is stopping: try again in a moment", 1)
-                self._end(list(self.waiting), "cancelled", stopped)
-                if time.monotonic() >= self.stop_at:
-                    self._end(list(self.running.values()), "cancelled", stopped)
-                if not self.running:
-                    return None
-            joining = []
-            while self.waiting and len(self.running) < self.running_limit:
-                ticket = self.waiting.popleft()
-                ticket.started_at = time.monotonic()
-                self.running[ticket.answer] = ticket
-                self.tokens["prompt"] += len(ticket.answer.prompt)
-                joining.append(ticket)
-            return joining
+            for request in self.arriving:
+                self.scheduler.submit(request)
+            self.arriving.clear()
+            if self.stop_at is None:
+                return True
+            if time.monotonic() >= self.stop_at:
+                return False
+            # Who has not begun could not end in time; someone set aside has begun.
+            late = [r for r in self.scheduler.waiting if not r.answer.tokens]
+            for request in late:
+                self.scheduler.waiting.remove(request)
+                request.listener.end("abort")
+                self._end(request, "failed", Stopping(STOPPED, 1))
+            return not self.scheduler.idle
 
-    def _write(self, batch: Batch, joining: list[Ticket]) -> None:
-        """One more token for every running answer; newcomers first, their wait is the longest."""
-        if joining:
-            self._pass_on(batch.join([ticket.answer for ticket in joining]))
-        if batch.answers:
-            self._pass_on(batch.step())
-
-    def _pass_on(self, progress: Sequence[tuple[Answer, TokenEvent]]) -> None:
+    def _pass_on(self, news: Sequence[Written | Ended]) -> None:
+        """Tell each request what is new: one wake-up of the event loop for all of it."""
+        batches: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, Written | ApiError]]] = {}
+        now = time.monotonic()
         with self.changed:
-            self.tokens["generated"] += len(progress)
-            for answer, event in progress:
-                ticket = self.running[answer]
-                ticket.send(event)
-                if event.finish_reason:
-                    spent_s = time.monotonic() - ticket.started_at
-                    self.mean_answer_s += 0.2 * (spent_s - self.mean_answer_s)
-                    self._end([ticket], "finished")
+            for item in news:
+                ticket = self.open[item.request]
+                letter: Written | ApiError
+                if isinstance(item, Ended):
+                    self.open.pop(item.request)
+                    self.counts["cancelled" if item.why == "cancelled" else "failed"] += 1
+                    letter = self._why(item.why)
+                else:
+                    letter = item
+                    if ticket.silent:
+                        ticket.silent = False
+                        self.tokens["prompt"] += len(item.request.answer.prompt)
+                    self.tokens["generated"] += 1
+                    if item.event.finish_reason:
+                        self.open.pop(item.request)
+                        self.counts["finished"] += 1
+                        self.rate.ended(now)
+                batches.setdefault(ticket.loop, []).append((ticket, letter))
+        for loop, letters in batches.items():
+            self._post(loop, letters)
 
-    def _end(self, tickets: list[Ticket], how: str, last: Exception | None = None) -> None:
-        """Forget these requests; `last` is sent where no finish_reason was."""
-        with self.changed:  # an RLock: the callers above hold it already
-            for ticket in tickets:
-                if self.running.pop(ticket.answer, None) is None:
-                    self.waiting.remove(ticket)
-                self.counts[how] += 1
-                if last is not None:
-                    ticket.send(last)
+    def _why(self, why: str) -> ApiError:
+        if why == "deadline":
+            return TooLate(
+                f"the answer was not complete after {self.deadline_s:g} s, the limit of this "
+                "server: ask for fewer tokens, or when it is less busy"
+            )
+        if why == "nan_logits":
+            return NotNumbers("the model's scores are not numbers: its checkpoint is damaged")
+        return ApiError("the request was cancelled")
+
+    def _post(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        letters: Sequence[tuple[Ticket, Written | ApiError]],
+    ) -> None:
+        def deliver() -> None:
+            for ticket, letter in letters:
+                ticket.send(letter)
+
+        try:
+            loop.call_soon_threadsafe(deliver)
+        except RuntimeError:  # the loop is closed: the server is gone, and so is the client
+            for ticket, _ in letters:
+                ticket.request.cancelled = True
+
+    def _end(self, request: Request, how: str, error: ApiError) -> None:
+        with self.changed:
+            ticket = self.open.pop(request)
+            self.counts[how] += 1
+        self._post(ticket.loop, [(ticket, error)])
+
+    def _abandon(self, how: str, error: Any) -> None:
+        """Everything open ends now, each with one error."""
+        with self.changed:
+            arriving, self.arriving = self.arriving, []
+            for request in arriving:
+                self.scheduler.submit(request)
+            for request in self.scheduler.abandon():
+                self._end(request, how, error())
+            for request in list(self.open):  # ended in the step that broke, not yet told
+                self._end(request, how, error())

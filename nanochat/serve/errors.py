@@ -86,6 +86,47 @@ class EngineFailed(ApiError):
     code = "engine_failed"
 
 
+class NotNumbers(EngineFailed):
+    """The scores of this answer were NaN or infinite."""
+
+    code = "nan_logits"
+
+
+class TooLate(ApiError):
+    """The answer was not complete within the server's limit of time."""
+
+    status = 504
+    type = "timeout_error"
+    code = "deadline_exceeded"
+
+
+class KeyRefused(ApiError):
+    """No key, or one that is not known here."""
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class HostRefused(ApiError):
+    """The request was sent to a name that this server does not go by."""
+
+    status = 403
+    type = "permission_error"
+    code = "host_not_allowed"
+
+
+class TooFast(Overloaded):
+    """This key, or everyone without one, has used up its rate."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+
+
 class AddressUnusable(UserError):
     """The server can't listen where it was told to."""
 

@@ -1,15 +1,20 @@
 """A request's messages -> the token ids the model reads, or one sentence why not.
 
-Called by chat_app.py, in a worker thread because it tokenizes. Read: read_prompt -> check_messages.
+Called by openai_api.py, in a worker thread because it tokenizes. Read: read_prompt ->
+check_messages -> raw_prompts.
 """
 
+import logging
 from collections.abc import Sequence
 
 from nanochat.chat_format import BadConversation
 from nanochat.engine import Engine
-from nanochat.serve.errors import BadMessages, PromptTooLong
-from nanochat.serve.schemas import ChatRequest, Message
+from nanochat.serve.errors import ApiError, BadMessages, PromptTooLong
+from nanochat.serve.guardrails import SUSPICIOUS, check_characters, signals_in
+from nanochat.serve.schemas import ChatRequest, CompletionRequest, Message
 from nanochat.serve.settings import ServeSettings
+
+logger = logging.getLogger(__name__)
 
 
 def read_prompt(
@@ -20,7 +25,7 @@ def read_prompt(
     Messages are left out only with truncation "auto". Raises BadMessages or PromptTooLong.
     """
     check_messages(body.messages, settings)
-    messages = [message.model_dump() for message in body.messages]
+    messages = body.conversation()
     try:
         ids, dropped = engine.tokenizer.render_for_completion({"messages": messages}), 0
     except BadConversation as error:
@@ -62,6 +67,7 @@ def check_messages(messages: Sequence[Message], settings: ServeSettings) -> None
     for number, message in enumerate(messages):
         text = text_of(message)
         characters += len(text)
+        check_characters(text, f"messages[{number}].content")
         if message.role != "assistant" and not text.strip():
             raise BadMessages(
                 f"messages[{number}] from the {message.role} is empty: write something",
@@ -73,6 +79,7 @@ def check_messages(messages: Sequence[Message], settings: ServeSettings) -> None
             "conversation or start a new chat",
             param="messages",
         )
+    look_for_signals(text_of(messages[-1]))
     if messages[-1].role != "user":
         raise BadMessages(
             f"the last message is from the {messages[-1].role}: it must be from the user, "
@@ -84,4 +91,67 @@ def check_messages(messages: Sequence[Message], settings: ServeSettings) -> None
 def text_of(message: Message) -> str:
     if isinstance(message.content, str):
         return message.content
-    return "".join(part.text for part in message.content)
+    return "".join(part.text for part in message.content or [])
+
+
+def look_for_signals(text: str) -> None:
+    """Note an attempt to steer the model; the text itself is never logged, and never blocked."""
+    signals = signals_in(text)
+    if sum(signals.values()) >= SUSPICIOUS:
+        fields = {"event": "guardrail", "signals": sorted(signals), "score": sum(signals.values())}
+        logger.warning("a prompt shows signs of injection", extra=fields)
+
+
+def raw_prompts(
+    body: CompletionRequest, engine: Engine, settings: ServeSettings
+) -> list[tuple[list[int], str]]:
+    """Each prompt of POST /v1/completions as (ids, its name in the request). Raises ApiError."""
+    given = body.prompt
+    if isinstance(given, str):
+        texts: list[str | list[int]] = [given]
+    elif all(isinstance(item, str) for item in given):
+        texts = [item for item in given if isinstance(item, str)]
+    else:
+        texts = [[item for item in given if isinstance(item, int)]]
+    if len(texts) > settings.max_choices:
+        raise ApiError(f"{len(texts)} prompts, limit {settings.max_choices}", param="prompt")
+    prompts = []
+    for number, text in enumerate(texts):
+        where = "prompt" if len(texts) == 1 else f"prompt[{number}]"
+        prompts.append((raw_ids(text, where, engine, settings), where))
+    if not prompts:
+        raise ApiError("prompt is an empty list: send at least one text", param="prompt")
+    return prompts
+
+
+def raw_ids(
+    text: str | list[int], where: str, engine: Engine, settings: ServeSettings
+) -> list[int]:
+    """A text after the token that begins documents, or ids as they are."""
+    if isinstance(text, str):
+        if len(text) > settings.max_characters:
+            raise ApiError(
+                f"{where}: {len(text):,} characters, limit {settings.max_characters:,}: send less",
+                param=where,
+            )
+        check_characters(text, where)
+        look_for_signals(text)
+        ids = [engine.tokenizer.special("bos"), *engine.tokenizer.encode(text)]
+    else:
+        ids = text
+        # Special tokens are the server's to write: a client's ids are words only.
+        if not ids or max(ids) >= engine.tokenizer.special("bos"):
+            raise ApiError(
+                f"{where}: ids from 0 to {engine.tokenizer.special('bos') - 1}, at least one",
+                param=where,
+            )
+        ids = [engine.tokenizer.special("bos"), *ids]
+    if len(ids) >= engine.context:
+        raise PromptTooLong(
+            f"{where} is {len(ids)} tokens and the model reads at most {engine.context}, "
+            "its answer included: shorten it",
+            param=where,
+            prompt_tokens=len(ids),
+            context=engine.context,
+        )
+    return ids

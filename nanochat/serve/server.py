@@ -59,7 +59,11 @@ class ChatServer(uvicorn.Server):
 
     def __init__(self, app: FastAPI, on_ready: Callable[[], None]) -> None:
         quiet = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=5, lifespan="on"
+            app,
+            log_config=None,  # the log is ours (nanochat/observe/logs.py)
+            access_log=False,
+            timeout_graceful_shutdown=2,  # for the last bytes; the answers have ended before
+            lifespan="on",
         )
         super().__init__(quiet)
         self.app, self.on_ready = app, on_ready
@@ -69,9 +73,11 @@ class ChatServer(uvicorn.Server):
         self.on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """No new connections; answers in progress get `drain_s`, then an error event."""
-        for server in self.servers:
-            server.close()
+        """Readiness goes off; answers in progress get `drain_s`, then an error event.
+
+        The door stays open meanwhile: a load balancer shall read 503 from /readyz, and a late
+        client an error that says when to come back, not a refused connection.
+        """
         state = self.app.state
         await asyncio.to_thread(state.thread.stop, state.settings.drain_s)
         await super().shutdown(sockets)

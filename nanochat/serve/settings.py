@@ -35,12 +35,36 @@ class ServeSettings:
     """Longest conversation that is accepted, characters; the context in tokens binds sooner."""
     max_body_bytes: int = 1_000_000
     """Largest request body that is read, bytes."""
-    running_limit: int = 8
+    max_choices: int = 8
+    """The largest `n` that a request may ask for, answers."""
+    running_limit: int = 16
     """Answers that are written together; the next ones wait."""
-    waiting_limit: int = 16
-    """Requests that may wait for their turn; one more is answered with 503 and Retry-After."""
-    drain_s: float = 3.0
+    waiting_limit: int = 32
+    """Answers that may wait for their turn; one more is refused with 503 and Retry-After."""
+    read_tokens: int = 128
+    """Most tokens of new prompts that are read between two tokens of the running answers."""
+    turn_tokens: int = 512
+    """An answer makes way for those who wait after so many tokens, and goes on later."""
+    kv_blocks: int = 512
+    """Beginnings of conversations that are remembered, in blocks of 32 tokens; 0 remembers none."""
+    deadline_s: float = 120.0
+    """Longest time from a request's arrival to its last token, seconds."""
+    slow_reader_s: float = 30.0
+    """How much longer a client may take to read an answer that is complete, seconds."""
+    drain_s: float = 5.0
     """How long answers in progress may go on after Ctrl-C or SIGTERM, seconds."""
+    api_keys_file: str | None = None
+    """File with one `name sha256-of-key` a line (`nanochat api-key` makes them); none: no keys."""
+    requests_per_minute: float = 0.0
+    """Requests that each key may send, a minute; 0 sets no limit."""
+    tokens_per_minute: float = 0.0
+    """Tokens, prompts and answers, that each key may use, a minute; 0 sets no limit."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names that the server goes by, besides localhost; none: any on an address for everybody."""
+    cors_origins: tuple[str, ...] = ()
+    """Other sites whose pages may call the API, such as https://example.org; none: no site."""
+    redact_secrets: bool = False
+    """Replace what looks like a key or a password in answers by [redacted]."""
     log: str = "stderr"
     """Where the structured log goes: stderr, none, or a file that lines are added to."""
     log_level: str = "INFO"

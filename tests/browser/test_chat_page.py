@@ -96,6 +96,38 @@ def test_editing_a_message_restarts_from_there_and_undo_brings_the_rest_back(ope
     expect(page.locator(".bubble")).to_have_text(["Hello", "Who are you?", "Spell lantern."])
 
 
+def test_an_edited_turn_keeps_its_versions_through_a_reload(open_page):
+    page = open_page()
+    for text in ("Hello", "Who are you?"):
+        ask(page, text)
+    page.locator(".message.user").first.hover()
+    page.get_by_label("Edit and ask again").first.click()
+    page.fill(".editor textarea", "What is 48*7?")
+    page.keyboard.press("Enter")
+    answered(page)
+    expect(page.locator(".branches")).to_have_text("2/2")
+    page.get_by_label("Earlier version").click()
+    expect(page.locator(".bubble")).to_have_text(["Hello", "Who are you?"])
+    page.reload()
+    expect(page.locator(".branches")).to_have_text("1/2")
+    page.get_by_label("Later version").click()
+    expect(page.locator(".bubble")).to_have_text(["What is 48*7?"])
+
+
+def test_chats_are_found_by_a_word_that_was_said_in_them(open_page):
+    page = open_page()
+    for text in ("Hello", "Spell lantern."):
+        ask(page, text)
+        page.keyboard.press("Control+Shift+O")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("l-a-n-t")
+    expect(page.locator(".chat-row")).to_have_text(["Spell lantern."])
+    page.keyboard.type("zzz")
+    expect(page.locator(".nothing")).to_have_text("No chat holds these words.")
+    page.keyboard.press("Escape")
+    expect(page.locator(".chat-row")).to_have_count(2)
+
+
 def test_an_edit_can_be_left_with_escape(open_page):
     page = open_page()
     ask(page, "Hello")

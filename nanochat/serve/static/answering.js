@@ -43,7 +43,7 @@ export async function start(chat, settings, changed, ended) {
 
 /** Add one chunk to the message. */
 export function apply(message, chunk, ids) {
-  const { delta } = chunk.choices[0];
+  const delta = chunk.choices[0]?.delta ?? {}; // the last chunk has numbers and no choice
   if (chunk.dropped_messages) message.firstSeen = ids[chunk.dropped_messages];
   if (delta.content) append(message.parts, "text", delta.content);
   for (const call of delta.tool_calls ?? []) {

@@ -1,9 +1,10 @@
 // The page: which chat is open, what happens when something is sent, and the keys.
 // Read: the state -> show -> send -> actions -> keys.
 import { isRunning, start, stop } from "./answering.js";
+import { fork, switchTo, tailsAt } from "./branches.js";
 import { $, announce, toast } from "./dom.js";
 import { icon } from "./icons.js";
-import { AnswerView, memoryLine, userMessage } from "./messages.js";
+import { AnswerView, branchLine, memoryLine, userMessage } from "./messages.js";
 import { chosen, context, learnServer, openSettings, setUpSettings } from "./settings.js";
 import { draw, isSlidOpen, setUpSidebar, slide } from "./sidebar.js";
 import { fetchStats } from "./stream.js";
@@ -24,6 +25,7 @@ function show() {
     return view.root;
   });
   $("messages").replaceChildren(...nodes);
+  showBranches();
   showMemoryLine();
   showFrame();
   scrollDown(true);
@@ -53,6 +55,17 @@ function showMemoryLine() {
   document.querySelector(".memory-line")?.remove();
   const firstSeen = chat.messages.findLast((message) => message.role === "assistant")?.firstSeen;
   views.get(firstSeen)?.root.before(memoryLine(context()));
+}
+
+/** ‹ 2/3 › under a message that has rivals. */
+function showBranches() {
+  for (const line of document.querySelectorAll(".branches")) line.remove();
+  chat.messages.forEach((message, at) => {
+    const tails = tailsAt(chat, at);
+    if (!tails) return;
+    const go = (wanted) => actions.branch(at, wanted);
+    views.get(message.id)?.root.append(branchLine(tails, go));
+  });
 }
 
 // --- scrolling: follow the answer unless the reader went up ---
@@ -115,7 +128,10 @@ function answer() {
     save(here);
     chats.sort((a, b) => b.updated - a.updated);
     paint(message);
-    if (here === chat) showMemoryLine();
+    if (here === chat) {
+      showBranches();
+      showMemoryLine();
+    }
     showFrame();
     announce(message.state === "failed" ? "" : store.textOf(message) || "The answer is empty.");
   };
@@ -147,13 +163,25 @@ function save(which) {
 const actions = {
   /** Change what was said, forget what followed, and ask again. */
   edit(message, text) {
-    restartAt(chat.messages.indexOf(message), () => {
-      chat.messages.push({ id: store.newId(), role: "user", text });
-      if (!chat.named && chat.messages.length === 1) chat.title = titleFrom(text);
+    restartAt(chat.messages.indexOf(message), (here) => {
+      here.messages.push({ id: store.newId(), role: "user", text });
+      if (!here.named && here.messages.length === 1) here.title = titleFrom(text);
     });
   },
   regenerate(message) {
     restartAt(chat.messages.indexOf(message), () => {});
+  },
+  /** Show another branch, once an answer in progress has stopped. */
+  branch(at, wanted) {
+    stop(chat.id);
+    const here = chat;
+    const go = () => {
+      if (isRunning(here.id)) return setTimeout(go, 10);
+      switchTo(here, at, wanted);
+      save(here);
+      if (here === chat) show();
+    };
+    go();
   },
   newChat() {
     open(store.newChat());
@@ -185,27 +213,24 @@ const actions = {
   },
 };
 
-/** Cut the chat before message `at`, change it, ask again; later turns can be had back. */
+/** Begin a new branch before message `at`, change it, ask again; the old one can be had back. */
 function restartAt(at, change) {
   if (at < 0) return;
   stop(chat.id);
   const here = chat;
-  const before = here.messages;
-  here.messages = before.slice(0, at);
-  change();
   const go = () => {
     if (isRunning(here.id)) return setTimeout(go, 10); // the stopped answer is still closing
+    const later = here.messages.length > at + 2;
+    fork(here, at);
+    const before = tailsAt(here, at).at - 1;
+    change(here);
+    save(here);
     if (here !== chat) return;
     show();
     answer();
-    if (before.length <= at + 2) return;
-    const undo = () => {
-      stop(here.id);
-      here.messages = before;
-      save(here);
-      if (here === chat) show();
-    };
-    toast("The turns after this one were removed.", { label: "Undo", run: undo });
+    if (!later) return;
+    const undo = () => here === chat && actions.branch(at, before);
+    toast("The turns after this one are on another branch.", { label: "Undo", run: undo });
   };
   go();
 }
@@ -264,6 +289,7 @@ function pageKeys(event) {
   else if (control && key === ",") run = openSettings;
   else if (event.key === "Escape" && isSlidOpen()) run = () => slide(false);
   else if (event.key === "Escape" && !open && isRunning(chat.id)) run = () => stop(chat.id);
+  else if (control && !event.shiftKey && key === "k") run = () => (slide(true, false), $("search").focus());
   else if (!typing && !control && event.key === "?") run = openHelp;
   else if (!typing && !control && !open && event.key === "/") run = () => $("prompt").focus();
   if (!run) return;
@@ -275,6 +301,7 @@ function pageKeys(event) {
 
 async function main() {
   setUpSidebar(actions);
+  $("search").addEventListener("input", () => draw(chats, chat.id, isRunning));
   setUpSettings();
   drawWelcome(send);
   $("help").append(icon("help"));

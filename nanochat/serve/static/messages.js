@@ -183,6 +183,22 @@ function errorBubble(message, actions) {
   return h("div.error", { role: "alert" }, icon("alert", 20), h("div", {}, h("p", {}, text), buttons));
 }
 
+/** ‹ 2/3 ›: which of several versions of this turn is shown. `go(n)` shows another. */
+export function branchLine({ count, at }, go) {
+  const step = (name, label, to) => {
+    const button = iconButton(name, label, () => go(to));
+    button.disabled = to < 0 || to >= count;
+    return button;
+  };
+  return h(
+    "div.branches",
+    { role: "group", "aria-label": "Versions of this turn" },
+    step("left", "Earlier version", at - 1),
+    h("span", {}, `${at + 1}/${count}`),
+    step("right", "Later version", at + 1),
+  );
+}
+
 /** The line above the first message that the model still read. */
 export function memoryLine(context) {
   const text = `The model no longer sees what is above: its context is ${context.toLocaleString("en")} tokens`;

@@ -2,7 +2,7 @@
 // Read: DIALS -> chosen -> setUpSettings -> dial -> about.
 import { $, h, iconButton, toast } from "./dom.js";
 import { icon } from "./icons.js";
-import { loadSettings, loadTheme, saveSettings, saveTheme } from "./store.js";
+import { loadKey, loadSettings, loadTheme, saveKey, saveSettings, saveTheme } from "./store.js";
 
 const DIALS = [
   {
@@ -74,6 +74,7 @@ function draw() {
     ...DIALS.map(dial),
     seedField(),
     systemField(),
+    ...(server?.needs_key ? [keyField()] : []),
     h("footer", {}, reset, about()),
   );
 }
@@ -134,6 +135,19 @@ function systemField() {
     {},
     h("label", { htmlFor: "set-system" }, "System prompt"),
     area,
+    h("p.field-help", {}, help),
+  );
+}
+
+function keyField() {
+  const input = h("input", { type: "password", id: "set-key", autocomplete: "off", value: loadKey() });
+  input.oninput = () => saveKey(input.value);
+  const help = "This server asks for one. It is forgotten when the tab is closed.";
+  return h(
+    "div.field",
+    {},
+    h("label", { htmlFor: "set-key" }, "API key"),
+    input,
     h("p.field-help", {}, help),
   );
 }

@@ -2,7 +2,7 @@
 // Read: setUpSidebar -> draw -> openMenu -> rename.
 import { $, download, h, iconButton } from "./dom.js";
 import { icon } from "./icons.js";
-import { chatToMarkdown } from "./store.js";
+import { chatToMarkdown, textOf } from "./store.js";
 
 let actions; // {open, renamed, remove} from app.js
 
@@ -15,6 +15,12 @@ export function setUpSidebar(given) {
   $("open-sidebar").onclick = () => slide(true);
   $("close-sidebar").onclick = () => slide(false);
   $("shade").onclick = () => slide(false);
+  $("search").addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !$("search").value) return;
+    event.stopPropagation();
+    $("search").value = "";
+    $("search").dispatchEvent(new Event("input"));
+  });
   $("menu").addEventListener("keydown", moveInMenu);
   // A narrow list that is out of sight must not be reached with the Tab key.
   narrow.addEventListener("change", () => slide(false, false));
@@ -39,8 +45,10 @@ export const isSlidOpen = () => document.body.classList.contains("list-open");
 
 /** Draw the list: by day, the open chat marked, a dot where an answer is being written. */
 export function draw(chats, currentId, isRunning) {
+  const wanted = $("search").value.trim().toLowerCase();
+  const found = wanted ? chats.filter((chat) => textOfChat(chat).includes(wanted)) : chats;
   const groups = new Map();
-  for (const chat of chats) {
+  for (const chat of found) {
     const day = dayOf(chat.updated);
     groups.set(day, [...(groups.get(day) ?? []), chat]);
   }
@@ -53,7 +61,14 @@ export function draw(chats, currentId, isRunning) {
     ),
   );
   if (!chats.length) nodes.push(h("p.nothing", {}, "Your chats will be listed here."));
+  else if (!found.length) nodes.push(h("p.nothing", {}, "No chat holds these words."));
+  $("search").hidden = !chats.length;
   $("chat-list").replaceChildren(...nodes);
+}
+
+/** What a search looks through: the name and every word of the branch that is shown. */
+function textOfChat(chat) {
+  return [chat.title, ...chat.messages.map(textOf)].join("\n").toLowerCase();
 }
 
 function dayOf(time) {

@@ -10,6 +10,7 @@
 const CHAT = "nanochat:chat:";
 const SETTINGS = "nanochat:settings";
 const THEME = "nanochat:theme";
+const KEY = "nanochat:api-key";
 
 /** localStorage, or a stand-in for this visit where the browser blocks it. */
 const storage = (() => {
@@ -121,6 +122,23 @@ export function saveSettings(settings) {
     storage.setItem(SETTINGS, JSON.stringify(settings));
   } catch {
     // no room: the settings hold until the page is closed
+  }
+}
+
+/** The API key lives as long as the tab: a shared machine should not keep it. */
+export function loadKey() {
+  try {
+    return sessionStorage.getItem(KEY) ?? "";
+  } catch {
+    return "";
+  }
+}
+
+export function saveKey(key) {
+  try {
+    sessionStorage.setItem(KEY, key.trim());
+  } catch {
+    // blocked: the server will go on asking for it
   }
 }
 

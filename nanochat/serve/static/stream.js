@@ -1,6 +1,8 @@
 // Ask the server and read its answer as it is written: server-sent events over fetch.
 // Read: ask -> readEvents -> ServerError.
 
+import { loadKey } from "./store.js";
+
 export class ServerError extends Error {
   constructor(message, code) {
     super(message);
@@ -12,10 +14,10 @@ export class ServerError extends Error {
 export async function* ask(request, signal) {
   let response;
   try {
-    response = await fetch("/chat/completions", {
+    response = await fetch("/v1/chat/completions", {
       method: "POST",
-      headers: { "Content-Type": "application/json" },
-      body: JSON.stringify({ ...request, stream: true }),
+      headers: { "Content-Type": "application/json", ...authorization() },
+      body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } }),
       signal,
     });
   } catch (error) {
@@ -54,6 +56,11 @@ export async function* readEvents(body, signal) {
   } finally {
     reader.releaseLock();
   }
+}
+
+function authorization() {
+  const key = loadKey();
+  return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
 async function refusal(response) {

@@ -28,6 +28,7 @@ const KEYS = [
   [["↑"], "Edit your last message, when the box is empty"],
   [["/"], "Go to the message box"],
   [["Ctrl", "Shift", "O"], "New chat"],
+  [["Ctrl", "K"], "Search the chats"],
   [["Ctrl", ","], "Settings"],
   [["?"], "This page"],
 ];
