@@ -46,7 +46,8 @@ class Served:
     def half_asked(self, text: str, **fields: Any) -> Iterator[socket.socket]:
         """Send a request and leave without reading the answer."""
         body = json.dumps({"messages": [{"role": "user", "content": text}], **fields})
-        head = f"POST /chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        head = "POST /chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        head += f"Content-Length: {len(body)}\r\n"
         with socket.create_connection(self.address) as wire:
             wire.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
             yield wire
