@@ -23,7 +23,8 @@ class PackedLinear(Linear):
     def __init__(self, linear: Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight, self.bias = linear.weight, None
+        self.weight = linear.weight
+        self.register_parameter("bias", None)
         with torch.no_grad():
             weight = linear.weight.detach()
             self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_IN_MIND)
