@@ -29,6 +29,8 @@ WRITTEN = [
 # Commands that the test below runs as they stand -> what they must say.
 RUN_HERE = {
     "nanochat --help": "base-train",
+    'nanochat trace "Anna has three apples"': "holds",
+    "nanochat sandbox check": "25 of 25 attacks contained",
     "nanochat build --dry-run": "tinyworld-make",
     "nanochat report": "kind of question",
     'nanochat chat-cli --prompt "What is 48*7?"': "336",
@@ -43,6 +45,8 @@ RUN_HERE = {
 }
 # Commands that another test runs -> that test.
 RUN_ELSEWHERE = {
+    "nanochat bridge": "test_trace_cli.py::test_the_bridge_prints_its_address_serves_and_leaves_"
+    "with_zero_on_ctrl_c",
     "make up": "test_docs.py::test_make_up_serves_what_is_built_until_ctrl_c",
     "make down": "test_docs.py::test_make_down_stops_make_up",
     "nanochat chat-web": "test_docs.py::test_make_up_serves_what_is_built_until_ctrl_c",
