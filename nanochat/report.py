@@ -95,8 +95,12 @@ def read_report() -> Report:
 def check_reinforced(found: Record) -> None:
     """Shares of right answers of the same kinds, before and after."""
     before, after = found.get("before"), found.get("after")
-    whole = isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys()
-    if not whole or not all(map(is_share, [*before.values(), *after.values()])):
+    if (
+        not isinstance(before, dict)
+        or not isinstance(after, dict)
+        or before.keys() != after.keys()
+        or not all(map(is_share, [*before.values(), *after.values()]))
+    ):
         raise RecordBroken(f"{report_dir() / 'rl.json'} is not chat-rl's; {remedy('rl')}")
 
 

@@ -141,8 +141,7 @@ WRITERS: dict[Writer, float] = {
     facts: 0.07,
     overheard: 0.06,
 }
-WRITER_NAMES, WRITER_SHARES = tuple(WRITERS), tuple(WRITERS.values())
-DRILL_SHARES = tuple({memory_game: 0.5, comparisons: 0.5}.get(name, 0.0) for name in WRITERS)
+DRILLS: dict[Writer, float] = {memory_game: 0.5, comparisons: 0.5}
 
 
 def pretraining_text(
@@ -151,10 +150,11 @@ def pretraining_text(
     """Document `index` of `total`, 20 to 250 words, easier at the start."""
     rng = stream(settings.seed, name, index)
     difficulty = difficulty_at(rng, settings, index, total)
-    shares = DRILL_SHARES if index < settings.drills * total else WRITER_SHARES
+    writers = DRILLS if index < settings.drills * total else WRITERS
+    names, shares = tuple(writers), tuple(writers.values())
     text = ""
     while (length := len(text.split())) < MIN_WORDS:
-        writer = rng.choices(WRITER_NAMES, shares)[0]
+        writer = rng.choices(names, shares)[0]
         more = writer(rng, settings, difficulty)
         if length + len(more.split()) <= MAX_WORDS:
             text = f"{text}\n\n{more}" if text else more
