@@ -16,7 +16,8 @@ def test_settings_reach_the_server_survive_a_reload_and_reset(open_page):
     page = open_page()
     bodies = requests_of(page)
     ask(page, "Hello")
-    assert set(bodies[0]) == {"messages", "truncation", "stream"}  # the rest is the server's
+    form = {"messages", "truncation", "stream", "stream_options"}  # the rest is the server's
+    assert set(bodies[0]) == form
     page.keyboard.press("Control+,")
     page.locator("#set-temperature").evaluate(
         "e => { e.value = 1.25; e.dispatchEvent(new Event('input')) }"
