@@ -57,7 +57,7 @@ function open(exercise) {
   const notes = exercise.concepts.join(", ");
   $("exercise").replaceChildren(
     h("h3", {}, exercise.title), h("p.lead", {}, `${LEVELS[exercise.level]}; about ${notes}`),
-    h("div", {}, renderMarkdown(exercise.task)), editor,
+    h("div", {}, ...renderMarkdown(exercise.task)), editor,
     h("div.row", {}, check, hint, again, solve), hints, result);
 }
 
