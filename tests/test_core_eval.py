@@ -64,7 +64,12 @@ def random_examples(count: int, seed: int) -> list[Example]:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"smear": False, "backout": False}, {"n_kv_head": 4, "window_pattern": "L"}]
+    "changes",
+    [
+        {},
+        pytest.param({"smear": False, "backout": False}, marks=pytest.mark.slow),
+        pytest.param({"n_kv_head": 4, "window_pattern": "L"}, marks=pytest.mark.slow),
+    ],
 )
 def test_many_together_equal_one_at_a_time(changes):
     model, examples = lively_model(sharpness=30.0, **changes), random_examples(24, seed=1)

@@ -31,7 +31,7 @@ def written(speculator: Speculator, prompt: list[int], sampling: Sampling) -> li
 
 
 @pytest.mark.parametrize("name", ["n-gram", "itself", "another model"])
-@pytest.mark.parametrize("length", [1, 40, 200])
+@pytest.mark.parametrize("length", [1, 40, pytest.param(200, marks=pytest.mark.slow)])
 def test_greedy_speculation_writes_the_same_tokens(name, length):
     """Prompts shorter and longer than the window of 128, answers that cross it."""
     engine, dice = Engine(lively_model(), TOKENIZER), random.Random(length)
