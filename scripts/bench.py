@@ -1,7 +1,9 @@
 """Measure this machine: `nanochat bench train` times full training steps beside a bare product,
-`nanochat bench speculative` plain against speculative decoding.
+`nanochat bench speculative` plain against speculative decoding, `nanochat bench processes` one
+process against several.
 
-`observe` compares the requests a second of a trivial route with and without metrics and traces.
+`observe` compares the requests a second of a trivial route with and without metrics and traces;
+`sse` times the frames of a stream.
 Timings live here, never in a test. A noisy machine shows in the spread; run it on a quiet one.
 """
 
@@ -10,15 +12,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nanochat.bench import TrainBenchSettings, bench_train
+from nanochat.bench_processes import ProcessBenchSettings, bench_processes
 from nanochat.cli import parse, print_json, run
 from nanochat.errors import UserError
 from nanochat.serve.http_bench import ObserveBenchSettings, bench_observe
+from nanochat.serve.sse_bench import SseBenchSettings, bench_sse
 from nanochat.speculative_bench import SpeculativeBenchSettings, bench_speculative
 
 BENCHES: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
     "train": (TrainBenchSettings, bench_train),
+    "processes": (ProcessBenchSettings, bench_processes),
     "speculative": (SpeculativeBenchSettings, bench_speculative),
     "observe": (ObserveBenchSettings, bench_observe),
+    "sse": (SseBenchSettings, bench_sse),
 }
 
 
