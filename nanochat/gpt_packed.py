@@ -1,4 +1,4 @@
-"""Weights laid out for many small products: the same model, a quarter less time for a decode step.
+"""Weights laid out for many small products: the same model, a tenth less time for a decode step.
 
 A product of few rows spends longer rearranging the matrix than multiplying. oneDNN can keep each
 matrix the way its kernels want it; that costs a second copy of the weights in memory, and later
