@@ -104,7 +104,9 @@ def keep_top_p(scores: Tensor, p: Tensor) -> Tensor:
     ranked = scores.sort(-1, descending=True).values  # (B, V)
     chances = ranked.softmax(-1).double()
     ahead = chances.cumsum(-1) - chances  # (B, V) how much the better tokens hold
-    floor = ranked.masked_fill(ahead >= p[:, None], torch.inf).amin(-1, keepdim=True)  # (B, 1)
+    # Nothing is ahead of the best: a p that rounds to 0 (5e-324 does in 32 bits) must not drop it.
+    behind = (ahead >= p[:, None]) & (ahead > 0)
+    floor = ranked.masked_fill(behind, torch.inf).amin(-1, keepdim=True)  # (B, 1)
     return scores.masked_fill((scores < floor) & (p < 1)[:, None], -torch.inf)
 
 

@@ -168,3 +168,8 @@ def test_scores_that_are_no_numbers_are_an_error_not_a_token(broken):
     for temperature in (0.0, 1.0):
         with pytest.raises(BrokenScores):
             sample(logits, [Sampling(temperature=temperature)] * 2, [0.5, 0.5])
+
+
+def test_the_smallest_top_p_there_is_keeps_the_best_token():
+    scores = torch.tensor([[1.0, 3.0, 2.0]])
+    assert sample(scores, [Sampling(temperature=1.0, top_k=0, top_p=5e-324)], [0.999]) == [1]
