@@ -7,15 +7,17 @@ Source: ZeRO (Rajbhandari 2019), FSDP (Zhao 2023).
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 
 from nanochat.distributed import Coming, World, here
+
+if TYPE_CHECKING:  # two seconds to import, and only a divided model needs them
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 Update = Iterator[tuple[Tensor, Tensor]]  # (the part of a weight that is here, its change)
 
@@ -138,7 +140,7 @@ class Fsdp(Zero2):
         """Our share of the whole gradient matrices, (K, M, N)."""
         own, kept = self.matrices(len(weights)), []
         for number, weight in enumerate(weights):
-            matrix = cast(DTensor, weight.grad).full_tensor()  # one whole matrix at a time
+            matrix = cast("DTensor", weight.grad).full_tensor()  # one whole matrix at a time
             if own.start <= number < own.stop:
                 kept.append(matrix)
         return torch.stack(kept) if kept else local(weights[0]).new_empty(0, *weights[0].shape)
@@ -155,7 +157,7 @@ class Fsdp(Zero2):
 
 def local(tensor: Tensor) -> Tensor:
     """The rows of a divided tensor that are here."""
-    return cast(DTensor, tensor).to_local()
+    return cast("DTensor", tensor).to_local()
 
 
 def spread_model(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
@@ -163,14 +165,16 @@ def spread_model(model: nn.Module, blocks: Sequence[nn.Module]) -> None:
 
     PyTorch divides rows as World.part does. Gradients are summed, not averaged.
     """
+    from torch.distributed.fsdp import fully_shard
+
     for module in (*blocks, model):
         fully_shard(module)
-        cast(FSDPModule, module).set_gradient_divide_factor(1.0)
-        cast(FSDPModule, module).set_force_sum_reduction_for_comms(True)  # all that gloo can do
+        cast("FSDPModule", module).set_gradient_divide_factor(1.0)
+        cast("FSDPModule", module).set_force_sum_reduction_for_comms(True)  # all that gloo can do
 
 
 def is_spread(model: nn.Module) -> bool:
-    return isinstance(next(model.parameters()), DTensor)
+    return hasattr(next(model.parameters()), "full_tensor")  # as a DTensor has
 
 
 def shards_for(model: nn.Module) -> Whole:
@@ -187,7 +191,7 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor]:
     if not is_spread(model):
         return state
     keep = here().leads
-    gathered = ((name, cast(DTensor, t).full_tensor()) for name, t in state.items())
+    gathered = ((name, cast("DTensor", t).full_tensor()) for name, t in state.items())
     return {name: t.cpu() for name, t in gathered if keep}
 
 
