@@ -32,7 +32,10 @@ def test_down_stops_the_server_that_the_pid_file_names(base, capsys):
     assert not server_process.pid_file(base).exists()
 
 
-@pytest.mark.parametrize("content", [None, "", "not a pid", "999999999", str(os.getpid())])
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "not a pid", "999999999", pytest.param(str(os.getpid()), id="somebody else's")],
+)
 def test_down_says_so_when_no_server_runs(base, content, capsys):
     """The last case: a number that belongs to somebody else by now."""
     if content is not None:
