@@ -135,7 +135,7 @@ def serve(port: int) -> None:
     """Become the chat server: this process is replaced, so Ctrl-C goes straight to it."""
     write_pid_file(base_dir())
     start_bridge((port or ServeSettings().port) + 1)
-    more = ["--port", str(port)] if port else []
+    more = ["--log", str(base_dir() / "chat_log.jsonl"), *(["--port", str(port)] if port else [])]
     os.execv(sys.executable, [sys.executable, "-m", "scripts.chat_web", "--tag", TAG, *more])
 
 

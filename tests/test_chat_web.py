@@ -1,5 +1,6 @@
 """Starting and stopping `nanochat chat-web`: taken ports, missing models, signals."""
 
+import json
 import re
 import signal
 import socket
@@ -76,7 +77,10 @@ def test_the_command_serves_a_real_model_and_ends_cleanly(tiny_checkpoint, stop_
             last = [line for line in lines if line][-1]
             assert last == "data: [DONE]"
     assert process.wait(300) == 0
-    assert process.stderr.read() == ""
+    logged = [json.loads(line) for line in process.stderr.read().splitlines()]
+    assert {line["severity"] for line in logged} == {"INFO"}, (
+        "only the structured log, no traceback"
+    )
 
 
 @pytest.mark.slow
