@@ -318,11 +318,18 @@ def test_a_failure_is_logged_as_an_error_without_what_it_said(log_file):
     assert SECRET not in str(line)
 
 
-def test_line_breaks_and_halves_of_characters_stay_inside_their_line(log_file, caplog):
-    logging.getLogger("nanochat.x").info("two\nlines \ud83d", extra={"fields": {"a": "\r\n{"}})
-    (line,) = log_file()
+def test_line_breaks_and_halves_of_characters_stay_inside_their_line(tmp_path):
+    """In a process of its own: pytest keeps what is logged and can not hand on half a character."""
+    path = tmp_path / "server.jsonl"
+    code = (
+        "import logging, sys; from nanochat.observe.logs import start_logging; "
+        "writer = start_logging(sys.argv[1]); fields = {'a': chr(13) + chr(10) + '{'}; "
+        "text = 'two' + chr(10) + 'lines ' + chr(0xD83D); "
+        "logging.getLogger('nanochat.x').info(text, extra={'fields': fields}); writer.close()"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=True, timeout=60)
+    (line,) = (json.loads(line) for line in path.read_text("utf-8").splitlines())
     assert line["a"] == "\r\n{" and line["message"].startswith("two\nlines")
-    caplog.clear()  # pytest would pass half a character between its processes, and fail
 
 
 def test_fields_that_are_no_json_cost_their_line_and_nothing_else(log_file):
