@@ -47,7 +47,7 @@ test: lint ## every test; builds and installs what they need
 	exit $$failed
 
 test-fast: $(VENV)/.dev ## the tests that need no trained model and no browser: under a minute
-	@$(PYTEST) -n auto --dist loadfile -m "not slow and not browser" $(TESTS)
+	@OMP_NUM_THREADS=1 $(PYTEST) -n auto --dist loadfile -m "not slow and not browser" $(TESTS)
 
 lint: $(VENV)/.dev ## ruff and mypy
 	@$(VENV)/bin/ruff check .

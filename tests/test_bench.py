@@ -25,6 +25,7 @@ TINY = [
 ROUNDS = ["--rounds", "1", "--steps", "1", "--threads", "1"]
 
 
+@pytest.mark.slow
 def test_the_training_bench_prints_one_json_object_as_its_last_line(capsys):
     assert bench.main(["train", *TINY, *ROUNDS, "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -35,6 +36,7 @@ def test_the_training_bench_prints_one_json_object_as_its_last_line(capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_step_make_up_the_whole(monkeypatch):
     settings = TrainBenchSettings(1, 32, 16, 64, 16, 1, steps=2, rounds=1, threads=1)
     result = bench_train(settings)

@@ -86,6 +86,7 @@ def test_batched_equals_alone_token_for_token(sharpness):
     assert streamed == [completion.tokens for completion in alone]
 
 
+@pytest.mark.slow
 def test_batched_equals_alone_while_some_rows_wait_for_a_result():
     model = lively_model(1)
     bonus = torch.zeros(265)
@@ -100,6 +101,7 @@ def test_batched_equals_alone_while_some_rows_wait_for_a_result():
     assert engine.generate_batch(prompts, each) == alone
 
 
+@pytest.mark.slow
 @given(st.integers(0, 2**32))
 @settings(max_examples=5, deadline=None, derandomize=True)
 def test_rows_that_come_and_go_at_random_change_nothing_for_the_others(seed):

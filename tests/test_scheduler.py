@@ -85,6 +85,7 @@ def tokens_of(news: list[Written | Ended], request: Request) -> list[int]:
 # --- the same tokens ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharpness", [1, pytest.param(300, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("turn_tokens", [5, 512])
 def test_scheduled_equals_alone_token_for_token_under_random_arrivals(sharpness, turn_tokens):
@@ -144,6 +145,7 @@ def test_a_known_beginning_is_not_read_again_and_changes_nothing(pattern):
     assert cached[2] == (len(prompt) + len(answers[0]) - 1) // BLOCK * BLOCK
 
 
+@pytest.mark.slow
 def test_without_blocks_nothing_is_remembered_and_the_answers_are_the_same():
     engine = Engine(lively_model(1), TOKENIZER)
     scheduler = Scheduler(engine, SchedulerSettings(rows=3, blocks=0, turn_tokens=4))
