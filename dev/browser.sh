@@ -4,6 +4,7 @@
 # accessibility checker of tests/browser/package.json. Called by make test, not by make test-fast.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source dev/debian.sh
 
 say() { printf 'browser: %s\n' "$*" >&2; }
 
@@ -15,18 +16,7 @@ have_chromium() {
   return 1
 }
 
-install_chromium() { # with Debian's package manager, its talk kept for the case of failure
-  if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then return 1; fi
-  say "installing Debian's chromium"
-  export DEBIAN_FRONTEND=noninteractive
-  local talk
-  if talk=$(apt-get -qq update 2>&1 \
-    && apt-get -qq install -y --no-install-recommends chromium 2>&1 </dev/null); then return; fi
-  printf '%s\n' "$talk" | tail -n 5 >&2
-  return 1
-}
-
-if ! have_chromium && ! install_chromium; then
+if ! have_chromium && ! debian_install chromium; then
   say "the browser tests need Chromium; install it (Debian: apt-get install chromium)"
   exit 1
 fi

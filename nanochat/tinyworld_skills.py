@@ -187,7 +187,7 @@ def compare(rng: Random, settings: WorldSettings, exam: bool) -> Question:
     """Practice for the one step that a yes or no needs; no exam asks it.
 
     >>> compare(Random(1), WorldSettings(), exam=False).answer
-    'Felix and Ruby: different.'
+    'harbor and library: different.'
     """
     one, two = pair_of_words(rng, settings)
     answer = f"{compared(one, two)}."

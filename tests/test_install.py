@@ -97,9 +97,10 @@ def test_when_uv_fails_pip_takes_over(bare_path, tmp_path):
 
 @pytest.fixture
 def other_clone(tmp_path) -> Path:
-    """A folder with nothing in it but the browser script, in its place."""
+    """A folder with nothing in it but the browser script and what it reads, in their place."""
     (tmp_path / "clone" / "dev").mkdir(parents=True)
-    shutil.copy(ROOT / "dev" / "browser.sh", tmp_path / "clone" / "dev")
+    for script in ("browser.sh", "debian.sh"):
+        shutil.copy(ROOT / "dev" / script, tmp_path / "clone" / "dev")
     return tmp_path / "clone"
 
 
@@ -152,4 +153,6 @@ def test_promtool_is_taken_out_of_debians_package_once(bare_path, tmp_path):
 def test_the_scripts_are_sound_shell():
     for script in (*ROOT.glob("dev/*.sh"), ROOT / ".ci" / "run"):
         done = subprocess.run(["bash", "-n", str(script)], capture_output=True, text=True)
-        assert done.returncode == 0 and os.access(script, os.X_OK), f"{script}: {done.stderr}"
+        assert done.returncode == 0, f"{script}: {done.stderr}"
+        sourced = not script.read_text().startswith("#!")
+        assert sourced != os.access(script, os.X_OK), script

@@ -14,7 +14,7 @@ from typing import Any
 from nanochat.execution import Limits, Outcome, SandboxUnavailable, pick_tier, run
 from nanochat.execution_boxes import Box, Tier, start_box
 from nanochat.serve.bridge_settings import BridgeSettings
-from nanochat.serve.errors import ApiError, Overloaded
+from nanochat.serve.errors import ApiError, Overloaded, TooLarge
 
 Json = dict[str, Any]
 
@@ -25,13 +25,6 @@ class NoSandbox(ApiError):
     status = 503
     type = "not_ready_error"
     code = "sandbox_unavailable"
-
-
-class TooLarge(ApiError):
-    """More than a run may ask for."""
-
-    status = 413
-    code = "too_large"
 
 
 class RunsBusy(Overloaded):

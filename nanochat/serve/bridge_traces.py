@@ -20,19 +20,12 @@ from nanochat.errors import UserError
 from nanochat.gpt import GPT
 from nanochat.serve.bridge_schemas import TraceBody
 from nanochat.serve.bridge_settings import BridgeSettings
-from nanochat.serve.errors import ApiError, Overloaded
+from nanochat.serve.errors import ApiError, Overloaded, TooLarge
 from nanochat.tokenizer import Tokenizer
 from nanochat.trace import Edit
 
 Json = dict[str, Any]
 Loader = Callable[[], tuple[GPT, Tokenizer]]
-
-
-class TooMuch(ApiError):
-    """More than a trace may ask for."""
-
-    status = 413
-    code = "too_large"
 
 
 class NoModel(ApiError):
@@ -134,18 +127,18 @@ class TraceDesk:
         self.code = git_commit()
 
     def request_of(self, body: TraceBody, tokenizer: Tokenizer) -> TraceRequest:
-        """Checks what the model need not be asked for. Raises TooMuch or ApiError."""
+        """Checks what the model need not be asked for. Raises TooLarge or ApiError."""
         s = self.settings
         if (body.prompt is None) == (body.token_ids is None):
             raise ApiError("send either prompt or token_ids", param="prompt")
         if body.prompt is not None and len(body.prompt) > s.max_prompt_characters:
-            raise TooMuch(
+            raise TooLarge(
                 f"the prompt has {len(body.prompt):,} characters, limit "
                 f"{s.max_prompt_characters:,}: shorten it",
                 param="prompt",
             )
         if body.max_bytes > s.max_trace_bytes:
-            raise TooMuch(
+            raise TooLarge(
                 f"max_bytes is {body.max_bytes:,}, limit {s.max_trace_bytes:,}: ask for less",
                 param="max_bytes",
             )

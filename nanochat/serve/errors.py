@@ -49,6 +49,13 @@ class UnknownModel(ApiError):
     code = "model_not_found"
 
 
+class TooLarge(ApiError):
+    """More than one request may ask for."""
+
+    status = 413
+    code = "too_large"
+
+
 class NotServed(ApiError):
     """The framework refused: no such path, wrong method, a body that is too large."""
 
