@@ -9,6 +9,7 @@ root first shows it at /mnt, in a mount namespace that nobody else sees.
 """
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -26,6 +27,7 @@ TIERS: tuple[Tier, ...] = ("bubblewrap", "landlock")
 RUNNER = Path(__file__).with_name("execution_runner.py")
 BOX_USER = 64917  # no account has it; only root can become it, and only boxes are it
 STAGE = "/mnt"  # exists on every Linux system; covered only inside the box's own mount namespace
+GONE_MS = 10_000  # how long the kernel may take to end what it was told to end
 QUICK = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
 CLEAN = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"} | QUICK
 
@@ -90,11 +92,26 @@ class Box:
             return [process.pid, *(child.pid for child in process.children(recursive=True))]
         return []
 
+    def _watched(self) -> list[int]:
+        """A descriptor for each process inside, readable once it has ended."""
+        found = []
+        for pid in self._inside()[1:]:
+            with suppress(ProcessLookupError):
+                found.append(os.pidfd_open(pid))
+        return found
+
     def kill(self) -> None:
-        """End the box and all that runs in it, at once; its pipes are closed. May be repeated."""
+        """End the box and all that runs in it; its pipes are closed. May be repeated.
+
+        When this returns nothing of it is left. Of a box that ended by itself neither: its first
+        program is number 1 in there, and the kernel ends all the others before that one is gone.
+        """
         if self.process.poll() is None:
+            inside = self._watched()
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)  # bubblewrap takes its PIDs with it
+            for fd in inside:
+                wait_for_end(fd)
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
             if pipe is not None:
@@ -103,6 +120,14 @@ class Box:
         if self.results >= 0:
             os.close(self.results)
             self.results = -1
+
+
+def wait_for_end(process_fd: int) -> None:
+    """Until the process has ended, reaped or not; closes the descriptor."""
+    ended = select.poll()
+    ended.register(process_fd, select.POLLIN)
+    ended.poll(GONE_MS)
+    os.close(process_fd)
 
 
 def start_box(tier: Tier, disk_bytes: int = 32 << 20) -> Box:
@@ -151,7 +176,7 @@ def bubblewrap_command(disk_bytes: int, filter_fd: int) -> list[str]:
     shown = {name: f"{STAGE}/{name}" for name in places()} if root else places()
     command = [
         *("bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"),
-        *("--die-with-parent", "--new-session", "--clearenv", "--hostname", "box"),
+        *("--as-pid-1", "--die-with-parent", "--new-session", "--clearenv", "--hostname", "box"),
         *("--ro-bind", "/usr", "/usr"),
     ]
     for name in ("bin", "lib", "lib64", "lib32", "sbin"):

@@ -3,10 +3,12 @@
 The filter's decisions are compared with an interpreter of the kernel's filter language, below.
 """
 
+import os
 import platform
 import struct
 import threading
 
+import psutil
 import pytest
 
 from nanochat import execution, execution_seccomp
@@ -180,6 +182,28 @@ def test_processes_together_stay_below_the_memory_limit():
         "import os, time\nfor _ in range(6): os.fork() or (b := bytearray(60 << 20))\ntime.sleep(9)"
     )
     assert run(code, Limits(memory_bytes=200 << 20), tier="bubblewrap").ended == "killed"
+
+
+DAEMON = """import ctypes, os, time
+if os.fork():
+    time.sleep(0.05)
+    {end}
+ctypes.CDLL(None).prctl(15, NAME, 0, 0, 0)
+os.setsid()
+os.closerange(0, 64)
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["raise SystemExit", "time.sleep(60)"])
+def test_when_run_returns_nothing_that_it_started_is_left(end):
+    """Ten times, as what is left would be gone some milliseconds later."""
+    for turn in range(10):
+        name = f"left-{os.getpid()}-{turn}"
+        code = f"NAME = {name.encode()!r}\n{DAEMON.format(end=end)}"
+        run(code, Limits(wall_s=0.6), tier="bubblewrap")
+        assert name not in {process.info["name"] for process in psutil.process_iter(["name"])}
 
 
 @pytest.mark.slow
