@@ -7,6 +7,8 @@
 # TESTS=tests/test_x.py (only these). Lines of .env, if there is one, go to every command.
 
 SHELL := /bin/bash
+# Where a shell asks for no bytecode files, torch would be compiled anew by every command.
+unexport PYTHONDONTWRITEBYTECODE
 VENV ?= .venv
 TESTS ?= tests
 PY := $(VENV)/bin/python

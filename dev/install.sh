@@ -65,7 +65,9 @@ make_venv() { # keeps one whose Python still starts
 install() {
   if [ -n "$uv" ]; then
     say "$package into $venv with uv"
-    if "$uv" pip install -q -p "$venv/bin/python" -c constraints.txt -e "$package"; then return; fi
+    # With extras, the tests' packages: each of their workers would compile them at its start.
+    if "$uv" pip install -q ${extras:+--compile-bytecode} -p "$venv/bin/python" \
+      -c constraints.txt -e "$package"; then return; fi
     say "uv could not; trying pip"
   fi
   if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then

@@ -171,7 +171,8 @@ def test_ci_runs_make_test_and_make_test_runs_lint_and_both_tiers():
     planned = subprocess.run(
         ["make", "-n", "test"], cwd=ROOT, env=environment(), capture_output=True, text=True
     ).stdout
-    for part in ("ruff check", "mypy", "scripts.build", 'pytest -q -m "not browser"', "-m browser"):
+    tiers = ('--dist loadfile -m "not browser"', "pytest -q -m browser")
+    for part in ("ruff check", "mypy", "scripts.build", *tiers):
         assert part in planned, f"make test does not run {part}"
 
 

@@ -90,6 +90,7 @@ def test_half_of_a_study_keeps_every_value_its_share(settings):
         assert [values.count(value) for value in axis.values] == [2, 2]
 
 
+@pytest.mark.slow
 def test_a_study_leaves_files_for_people_and_for_programs(settings, cache, tmp_path):
     s = replace(settings, axes=("norm", "engine=tape,numpy"))
     rows = study(s, tmp_path / "study", cache)

@@ -141,6 +141,7 @@ def no_overlap(dialogues: int, documents: int) -> None:
         assert not tale or tale not in told
 
 
+@pytest.mark.slow
 def test_no_exam_question_or_story_is_in_a_sample_of_the_training_data():
     no_overlap(4000, 2000)
 

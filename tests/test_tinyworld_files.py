@@ -100,6 +100,7 @@ def test_an_item_does_not_depend_on_what_was_made_before_it():
     assert [shuffled[i] for i in range(60)] == [pretraining_text(SMALL, i, 60) for i in range(60)]
 
 
+@pytest.mark.slow
 def test_two_processes_write_what_one_writes():
     one, two = (
         [line for chunk in make(SMALL, "sft-train", 2200, workers) for line in chunk.lines]
