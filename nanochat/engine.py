@@ -22,6 +22,7 @@ from torch import Tensor
 from nanochat.chat_format import SPECIALS
 from nanochat.errors import UserError
 from nanochat.gpt import GPT
+from nanochat.gpt_decode import DecodeKernel, next_scores, threads_at_rest
 from nanochat.kv_cache import KVCache
 from nanochat.sampling import Sampling, sample
 from nanochat.tokenizer import Tokenizer, VocabularyMismatch
@@ -177,9 +178,11 @@ class Batch:
     sees a slice of the cache, and a finished answer costs nothing. After an exception, drop it.
     """
 
-    def __init__(self, model: GPT, rows: int, capacity: int) -> None:
+    def __init__(
+        self, model: GPT, rows: int, capacity: int, kernel: DecodeKernel | None = None
+    ) -> None:
         assert capacity <= model.config.sequence_len, "positions beyond the context have no angles"
-        self.model, self.rows, self.capacity = model, rows, capacity
+        self.model, self.rows, self.capacity, self.kernel = model, rows, capacity, kernel
         self.device = next(model.parameters()).device
         self.cache = KVCache(model.config, rows, capacity, model.dtype, self.device)
         self.answers: list[Answer] = []
@@ -231,7 +234,8 @@ class Batch:
     def step(self) -> Progress:
         """Write one more token of every answer; finished answers leave."""
         last = torch.tensor([[answer.tokens[-1]] for answer in self.answers], device=self.device)
-        progress = self._write(self.answers, self._scores(last, 0))  # last is (B, 1)
+        with threads_at_rest(self.kernel):
+            progress = self._write(self.answers, self._scores(last, 0))  # last is (B, 1)
         self._retire()
         return progress
 
@@ -246,7 +250,7 @@ class Batch:
     def _scores(self, tokens: Tensor, first: int) -> Tensor:
         """Feed tokens (B, T) to the rows from `first` on; the scores of what comes next, (B, V)."""
         view = self.cache.view(first, first + len(tokens))
-        return self.model(tokens, cache=view, last_only=True)[:, 0]
+        return next_scores(self.model, self.kernel, tokens, view)
 
     def _write(self, answers: list[Answer], logits: Tensor) -> Progress:
         """Give each answer its next token: the one it must take, else one drawn from its scores."""
@@ -272,13 +276,15 @@ class Batch:
 class Engine:
     """A model and its tokenizer, ready to answer. It remembers no conversation between calls."""
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self, model: GPT, tokenizer: Tokenizer, kernel: DecodeKernel | None = None
+    ) -> None:
         if tokenizer.vocab_size != model.config.vocab_size:
             raise VocabularyMismatch(
                 f"the tokenizer has {tokenizer.vocab_size} tokens, the model "
                 f"{model.config.vocab_size}: load the tokenizer that the model was trained with"
             )
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.kernel = model, tokenizer, kernel
         self.context = model.config.sequence_len  # prompt and answer together, tokens
 
     def answer(self, prompt: Sequence[int], sampling: Sampling) -> Answer:
@@ -301,7 +307,7 @@ class Engine:
         longest = max(
             (len(a.prompt) + a.sampling.max_tokens for a in answers), default=self.context
         )
-        return Batch(self.model, rows, min(longest, self.context))
+        return Batch(self.model, rows, min(longest, self.context), self.kernel)
 
     def stream(
         self, prompt: Sequence[int], sampling: Sampling | None = None

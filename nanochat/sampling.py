@@ -1,7 +1,7 @@
 """Turn scores into a next token, for many rows at once, each with its own settings and dice.
 
 Called by engine.py once per step. Read: Sampling -> distribution -> keep_top_k -> keep_top_p ->
-draw -> sample. B batch (rows), V vocabulary.
+draw -> sample -> narrow. B batch (rows), V vocabulary.
 """
 
 import math
@@ -136,4 +136,25 @@ def sample(logits: Tensor, samplings: Sequence[Sampling], dice: Sequence[float])
         return logits.argmax(-1).tolist()
     if logits.device.type == "mps":  # it has no 64-bit floats
         logits = logits.cpu()
-    return draw(distribution(logits, samplings), dice).tolist()
+    scores, ids = narrow(logits, samplings)
+    drawn = draw(distribution(scores, samplings), dice)  # (B,)
+    return (drawn if ids is None else ids.gather(1, drawn[:, None])[:, 0]).tolist()
+
+
+def narrow(logits: Tensor, samplings: Sequence[Sampling]) -> tuple[Tensor, Tensor | None]:
+    """Scores (B, V) -> those of the few tokens that top-k can keep (B, K), and their ids (B, K).
+
+    They stay in the order of their ids, so a die points at the same token as in the whole row. All
+    columns and None come back when a row draws from everything, or has a tie where K cuts.
+
+    >>> narrow(torch.tensor([[4.0, 1.0, 9.0, 2.0]]), [Sampling(top_k=1)])
+    (tensor([[4., 9.]]), tensor([[0, 2]]))
+    """
+    most = max(s.top_k for s in samplings)
+    if most + 1 >= logits.size(-1) or any(s.top_k == 0 < s.temperature for s in samplings):
+        return logits, None
+    best, ids = logits.topk(most + 1)  # (B, K) falling
+    if most and bool((best[:, -2] == best[:, -1]).any()):  # keep_top_k keeps all that tie
+        return logits, None
+    ids = ids.sort(-1).values
+    return logits.gather(1, ids), ids

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nanochat.engine import Answer, Engine, TokenEvent
 from nanochat.gpt import norm
+from nanochat.gpt_decode import next_scores, threads_at_rest
 from nanochat.kv_cache import KVCache
 from nanochat.kv_cache_blocks import BLOCK, Block, BlockStore
 from nanochat.sampling import sample
@@ -106,7 +107,8 @@ class Scheduler:
         self, engine: Engine, settings: SchedulerSettings, clock: Callable[[], float] | None = None
     ) -> None:
         model = engine.model
-        self.model, self.settings, self.clock = model, settings, clock or (lambda: 0.0)
+        self.model, self.kernel, self.settings = model, engine.kernel, settings
+        self.clock = clock or (lambda: 0.0)
         self.device = next(model.parameters()).device
         self.capacity = engine.context
         made = model.dtype, self.device
@@ -146,12 +148,16 @@ class Scheduler:
             room -= used
             news += written
         if self.running:
-            last = [[request.answer.tokens[-1]] for request in self.running]
-            tokens = torch.tensor(last, device=self.device)  # (B, 1)
-            view = self.cache.view(0, len(last))
-            logits = self.model(tokens, cache=view, last_only=True)[:, 0]  # (B, V)
-            news += self._write(self.running, logits)
+            with threads_at_rest(self.kernel):
+                news += self._write_all()
         return news
+
+    def _write_all(self) -> list[Written | Ended]:
+        last = [[request.answer.tokens[-1]] for request in self.running]
+        tokens = torch.tensor(last, device=self.device)  # (B, 1)
+        view = self.cache.view(0, len(last))
+        logits = next_scores(self.model, self.kernel, tokens, view)  # (B, V)
+        return self._write(self.running, logits)
 
     def abandon(self) -> list[Request]:
         """After an exception: forget everything and return the requests that had not ended."""
@@ -254,7 +260,7 @@ class Scheduler:
         stop = min(request.read + room, len(tokens))
         piece = torch.tensor([tokens[request.read : stop]], device=self.device)  # (1, T)
         view = self.cache.view(row, row + 1)
-        logits = self.model(piece, cache=view, last_only=True)[:, 0]  # (1, V)
+        logits = next_scores(self.model, self.kernel, piece, view)  # (1, V)
         used, request.read = stop - request.read, stop
         self._remember(request, tokens[:stop], row)
         if stop < len(tokens):

@@ -3,7 +3,8 @@
 process against several.
 
 `observe` compares the requests a second of a trivial route with and without metrics and traces;
-`sse` times the frames of a stream.
+`sse` times the frames of a stream; `engine` the tokens a second of one answer and of 16; `drain`
+how long a server takes to leave while it writes.
 Timings live here, never in a test. A noisy machine shows in the spread; run it on a quiet one.
 """
 
@@ -14,16 +15,20 @@ from typing import Any
 from nanochat.bench import TrainBenchSettings, bench_train
 from nanochat.bench_processes import ProcessBenchSettings, bench_processes
 from nanochat.cli import parse, print_json, run
+from nanochat.engine_bench import EngineBenchSettings, bench_engine
 from nanochat.errors import UserError
+from nanochat.load_drain import DrainBenchSettings, bench_drain
 from nanochat.serve.http_bench import ObserveBenchSettings, bench_observe
 from nanochat.serve.sse_bench import SseBenchSettings, bench_sse
 from nanochat.speculative_bench import SpeculativeBenchSettings, bench_speculative
 
 BENCHES: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
+    "engine": (EngineBenchSettings, bench_engine),
     "train": (TrainBenchSettings, bench_train),
     "processes": (ProcessBenchSettings, bench_processes),
     "speculative": (SpeculativeBenchSettings, bench_speculative),
     "observe": (ObserveBenchSettings, bench_observe),
+    "drain": (DrainBenchSettings, bench_drain),
     "sse": (SseBenchSettings, bench_sse),
 }
 

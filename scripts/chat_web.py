@@ -10,6 +10,7 @@ from nanochat.checkpoint import CheckpointMissing, find_checkpoint, load_model
 from nanochat.cli import parse, run
 from nanochat.device import pick_device, pick_dtype
 from nanochat.engine import Engine
+from nanochat.gpt_decode import kernel_for
 from nanochat.gpt_packed import pack
 from nanochat.observe.logs import start_logging
 from nanochat.serve.chat_app import create_app, open_to_strangers
@@ -40,13 +41,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     slow_bf16 = settings.dtype == "auto" and device.type == "cpu"
     dtype = pick_dtype("fp32" if slow_bf16 else settings.dtype, device)
     model, tokenizer, _ = load_model(stage, settings.tag, device, dtype)
-    pack(model)
+    kernel = kernel_for(model, settings.kernel)
+    if kernel is None:
+        pack(model)
     about = ServedModel(
         name=f"nanochat-d{model.config.n_layer}-{stage}",
         parameters=sum(weight.numel() for weight in model.parameters()),
     )
     start_logging(settings.log, settings.log_level)
-    app = create_app(settings, Engine(model, tokenizer), about)
+    app = create_app(settings, Engine(model, tokenizer, kernel), about)
     serve(app, bound, lambda: print(f"nanochat chat is ready: {address_of(bound)}", flush=True))
 
 

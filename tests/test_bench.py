@@ -6,6 +6,7 @@ import pytest
 
 from nanochat.bench import TrainBenchSettings, bench_train
 from nanochat.errors import UserError
+from nanochat.load_drain import DrainBenchSettings, bench_drain
 from scripts import bench
 
 TINY = [
@@ -47,3 +48,29 @@ def test_the_parts_of_a_step_make_up_the_whole(monkeypatch):
 def test_an_unknown_bench_is_named_with_the_ones_there_are():
     with pytest.raises(UserError, match="train"):
         bench.main(["nothing"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["c", "torch"])
+def test_the_engine_bench_writes_with_either_step_and_says_which(kernel, capsys):
+    sizes = ["--depth", "1", "--channels", "64", "--head-size", "32", "--vocab", "512"]
+    short = ["--context", "64", "--prompt", "9", "--tokens", "5", "--rows", "3", "--rounds", "1"]
+    words = ["engine", *sizes, *short, "--threads", "1", "--kernel", kernel, "--json"]
+    assert bench.main(words) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["kernel"] == kernel and result["rows"] == 3
+    assert result["tokens_per_s"] > 0 and result["tokens_per_s_one_row"] > 0
+
+
+def test_the_engine_bench_refuses_what_it_cannot_measure():
+    with pytest.raises(UserError, match="raise --context"):
+        bench.main(["engine", "--depth", "1", "--vocab", "512", "--context", "64"])
+    with pytest.raises(UserError, match="choose auto"):
+        bench.main(["engine", "--kernel", "cobol"])
+
+
+@pytest.mark.slow
+def test_a_server_told_to_stop_while_it_writes_ends_every_stream_and_leaves_with_zero():
+    result = bench_drain(DrainBenchSettings(streams=3, server_flags="--drain-s 0.2"))
+    assert result["exit_code"] == 0 and result["cut"] == 0
+    assert result["finished"] + result["error_event"] == result["streams"] == 3

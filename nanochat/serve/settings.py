@@ -19,6 +19,8 @@ class ServeSettings:
     """auto, cpu, cuda or mps."""
     dtype: str = "auto"
     """Number format of the activations: auto, fp32, bf16 or fp16."""
+    kernel: str = "auto"
+    """Who computes a decode step: c (fp32 on a processor, needs a C compiler), torch, or auto."""
     temperature: float = 0.6
     """Used when a request names none: 0 always takes the likeliest token, 1 samples as learned."""
     top_k: int = 50
