@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from nanochat.chat_format import SPECIALS
+from nanochat.engine_kernel import DecodeKernel, next_scores, threads_at_rest
 from nanochat.errors import UserError
 from nanochat.gpt import GPT
-from nanochat.gpt_decode import DecodeKernel, next_scores, threads_at_rest
 from nanochat.kv_cache import KVCache
 from nanochat.sampling import Sampling, sample
 from nanochat.tokenizer import Tokenizer, VocabularyMismatch

@@ -15,9 +15,9 @@ import torch
 
 from nanochat.device import gemm_gflops, use_threads
 from nanochat.engine import Engine
+from nanochat.engine_kernel import KERNELS, kernel_for
 from nanochat.errors import UserError
 from nanochat.gpt import GPT
-from nanochat.gpt_decode import KERNELS, kernel_for
 from nanochat.load_host import pair_tokenizer
 from nanochat.sampling import Sampling
 from nanochat.scaling import model_config

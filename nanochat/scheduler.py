@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from nanochat.engine import Answer, Engine, TokenEvent
+from nanochat.engine_kernel import next_scores, threads_at_rest
 from nanochat.gpt import norm
-from nanochat.gpt_decode import next_scores, threads_at_rest
 from nanochat.kv_cache import KVCache
 from nanochat.kv_cache_blocks import BLOCK, Block, BlockStore
 from nanochat.sampling import sample

@@ -10,7 +10,7 @@ from nanochat.checkpoint import CheckpointMissing, find_checkpoint, load_model
 from nanochat.cli import parse, run
 from nanochat.device import pick_device, pick_dtype
 from nanochat.engine import Engine
-from nanochat.gpt_decode import kernel_for
+from nanochat.engine_kernel import kernel_for
 from nanochat.gpt_packed import pack
 from nanochat.observe.logs import start_logging
 from nanochat.serve.chat_app import create_app, open_to_strangers

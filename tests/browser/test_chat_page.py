@@ -8,6 +8,7 @@ from playwright.sync_api import expect
 from scripted_chat import SCRIPT, STORY, scripted_engine
 from served_chat import serving
 
+from nanochat.serve.access import hash_of
 from tests.browser.chat_steps import answered, ask, last_answer, requests_of
 
 pytestmark = pytest.mark.browser
@@ -277,3 +278,39 @@ def test_a_full_browser_says_so_and_the_chat_goes_on(open_page):
     ask(page, "Hello")
     expect(page.locator(".toast")).to_contain_text("no room")
     expect(last_answer(page).locator(".text")).to_have_text(str(SCRIPT["Hello"]))
+
+
+def test_a_server_with_keys_is_unlocked_in_the_page_and_the_tab_forgets_the_key(
+    open_page, tmp_path
+):
+    key, file = "nc-a-key-of-the-test", tmp_path / "keys.txt"
+    file.write_text(f"anna {hash_of(key)}\n")
+    with serving(scripted_engine(), api_keys_file=str(file)) as locked:
+        page = open_page(locked)
+        ask(page, "Hello")
+        for wrong in ("nc-another-key", "n\u00f6-key", "two words"):
+            alert = page.get_by_role("alert").last
+            expect(alert).to_contain_text("asks for an API key")
+            alert.get_by_role("button", name="Enter the API key").click()
+            expect(page.get_by_label("API key")).to_be_focused()
+            expect(page.get_by_label("API key")).to_have_attribute("type", "password")
+            page.keyboard.press("ControlOrMeta+a")
+            page.keyboard.type(wrong)
+            page.keyboard.press("Escape")
+            page.get_by_role("alert").last.get_by_role("button", name="Try again").click()
+            answered(page)
+        page.get_by_role("alert").last.get_by_role("button", name="Enter the API key").click()
+        page.get_by_label("API key").fill(f" {key} ")
+        page.keyboard.press("Escape")
+        page.get_by_role("alert").last.get_by_role("button", name="Try again").click()
+        expect(last_answer(page).locator(".text")).to_have_text(str(SCRIPT["Hello"]))
+        page.reload()
+        ask(page, "Who are you?")
+        expect(last_answer(page).locator(".text")).to_have_text(str(SCRIPT["Who are you?"]))
+        kept = page.evaluate("JSON.stringify(localStorage) + document.cookie + location.href")
+        assert key not in kept
+        fresh = page.context.new_page()  # another tab of the same browser
+        fresh.goto(str(locked.client.base_url))
+        ask(fresh, "Hello")
+        expect(fresh.get_by_role("alert")).to_contain_text("asks for an API key")
+        page.context.close()

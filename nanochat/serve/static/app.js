@@ -186,6 +186,10 @@ const actions = {
   newChat() {
     open(store.newChat());
   },
+  typeKey() {
+    openSettings();
+    $("set-key")?.focus();
+  },
   open(id) {
     const wanted = chats.find((c) => c.id === id);
     if (wanted) open(wanted);

@@ -180,7 +180,10 @@ function errorBubble(message, actions) {
   if (code === "context_length_exceeded") {
     buttons.replaceChildren(h("button.primary", { type: "button", onclick: actions.newChat }, "New chat"));
   }
-  return h("div.error", { role: "alert" }, icon("alert", 20), h("div", {}, h("p", {}, text), buttons));
+  const keyless = code === "invalid_api_key"; // the server's own words are for programs
+  if (keyless) buttons.append(h("button.plain", { type: "button", onclick: actions.typeKey }, "Enter the API key"));
+  const said = keyless ? "This server asks for an API key, and does not know the one it got." : text;
+  return h("div.error", { role: "alert" }, icon("alert", 20), h("div", {}, h("p", {}, said), buttons));
 }
 
 /** ‹ 2/3 ›: which of several versions of this turn is shown. `go(n)` shows another. */

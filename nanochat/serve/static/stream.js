@@ -12,11 +12,12 @@ export class ServerError extends Error {
 
 /** Yields the chunks of one answer. Throws ServerError, or AbortError when `signal` stopped it. */
 export async function* ask(request, signal) {
+  const headers = { "Content-Type": "application/json", ...authorization() };
   let response;
   try {
     response = await fetch("/v1/chat/completions", {
       method: "POST",
-      headers: { "Content-Type": "application/json", ...authorization() },
+      headers,
       body: JSON.stringify({ ...request, stream: true, stream_options: { include_usage: true } }),
       signal,
     });
@@ -60,6 +61,8 @@ export async function* readEvents(body, signal) {
 
 function authorization() {
   const key = loadKey();
+  // A header can't carry it, so no server ever gave it out: fetch would fail without a reason.
+  if (/[^\x21-\x7e]/.test(key)) throw new ServerError("No API key looks like that.", "invalid_api_key");
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 

@@ -4,7 +4,7 @@
    PyTorch half of its time goes into calls and into copies; here the rows are dealt out to threads,
    and each takes its own through the whole model, so threads meet only at the end. A row is
    computed in the same order of operations whoever stands beside it: its scores have the same bits
-   in any batch. Compiled and called by gpt_decode.py, compared with gpt.py by tests.
+   in any batch. Compiled and called by engine_kernel.py, compared with gpt.py by tests.
 
    Read: Model -> product -> attend -> layer -> forward (one block of rows) -> decode_step -> Team.
    C channels, H query heads, G key/value heads, D head size, S slots of a row of the cache.
@@ -12,6 +12,8 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,13 +26,16 @@
 #define MOST_ROWS 4
 #endif
 #define PANEL (2 * LANES) /* outputs of a matrix that are summed together */
+#ifndef PATIENCE
+#define PATIENCE 2000 /* looks at a flag before a thread falls asleep: waking it takes far longer */
+#endif
 #define INLINE static inline __attribute__((always_inline))
 
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef float Eight __attribute__((vector_size(32)));
 
 typedef struct {
-    const float *q, *k, *v, *out, *up, *down; /* matrices in panels, as gpt_decode.py lays them */
+    const float *q, *k, *v, *out, *up, *down; /* matrices in panels, as engine_kernel.py lays them */
     const float *gate, *values;               /* (G, gate_channels), (V, G D); or none */
     float residual, input;
     int32_t window;
@@ -273,10 +278,8 @@ static void forward(const Model *m, const Batch *b, int first, int rows, Desk *d
     for (int r = 0; r < rows; r++) {
         const float *z = d->wide + r * m->padded_vocabulary;
         float *scores = b->scores + (int64_t)(first + r) * V;
-        if (!cap) memcpy(scores, z, V * sizeof(float));
-        else /* cap tanh(z / cap) */
-            for (int i = 0; i < V; i++)
-                scores[i] = cap - 2 * cap / (exponential(2 / cap * z[i]) + 1);
+        for (int i = 0; i < V; i++) /* cap tanh(z / cap) */
+            scores[i] = cap ? cap - 2 * cap / (exponential(2 / cap * z[i]) + 1) : z[i];
     }
 }
 
@@ -297,7 +300,8 @@ struct Team {
     const Batch *batch;
     pthread_mutex_t lock;
     pthread_cond_t begun, ended;
-    int size, round, busy, closing;
+    int size;
+    atomic_int round, busy, closing; /* steps begun; helpers still at it; nobody needs them more */
     Member member[];
 };
 
@@ -313,18 +317,17 @@ static void take_rows(Member *member) {
 static void *help(void *argument) {
     Member *member = argument;
     Team *team = member->team;
-    pthread_mutex_lock(&team->lock);
-    for (int round = 0;; round = team->round) {
-        while (team->round == round && !team->closing)
-            pthread_cond_wait(&team->begun, &team->lock);
-        if (team->closing) break;
+    for (int round = 1;; round++) {
+        for (int i = 0; i < PATIENCE && team->round < round; i++) sched_yield();
+        pthread_mutex_lock(&team->lock);
+        while (team->round < round && !team->closing) pthread_cond_wait(&team->begun, &team->lock);
         pthread_mutex_unlock(&team->lock);
+        if (team->closing) return NULL;
         take_rows(member);
         pthread_mutex_lock(&team->lock);
         if (!--team->busy) pthread_cond_signal(&team->ended);
+        pthread_mutex_unlock(&team->lock);
     }
-    pthread_mutex_unlock(&team->lock);
-    return NULL;
 }
 
 void decode_step(Team *team, const Batch *batch) {
@@ -338,7 +341,8 @@ void decode_step(Team *team, const Batch *batch) {
     }
     pthread_mutex_unlock(&team->lock);
     take_rows(&team->member[0]);
-    if (!helpers) return;
+    for (int i = 0; i < PATIENCE && team->busy; i++) sched_yield();
+    if (!team->busy) return;
     pthread_mutex_lock(&team->lock);
     while (team->busy) pthread_cond_wait(&team->ended, &team->lock);
     pthread_mutex_unlock(&team->lock);

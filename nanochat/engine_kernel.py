@@ -1,6 +1,6 @@
 """The step that writes one more token for every row, in C: the same mathematics, half the time.
 
-Half of a decode step in PyTorch is calls and copies. gpt_decode.c does the whole step; it is
+Half of a decode step in PyTorch is calls and copies. engine_kernel.c does the whole step; it is
 compiled when a server first needs it, into the folder of made things, under a name that changes
 with the source and the processor. Without a compiler, or for a model that it does not know, PyTorch
 goes on doing it, and one sentence says so. Like gpt_packed.py it keeps a copy of the weights, so
@@ -68,7 +68,8 @@ def threads_at_rest(kernel: "DecodeKernel | None") -> Iterator[None]:
 
 def kernel_for(model: GPT, wish: str) -> "DecodeKernel | None":
     """The step in C for `c`, none for `torch`; for `auto` C if it can be had, else one sentence."""
-    if wish == "torch":
+    on_processor = model.head.weight.device.type == "cpu"
+    if wish == "torch" or (wish == "auto" and not on_processor):  # a GPU has kernels of its own
         return None
     try:
         return decode_kernel(model)
@@ -90,7 +91,7 @@ def decode_kernel(model: GPT, threads: int | None = None) -> "DecodeKernel":
 
 
 def check_model(model: GPT) -> None:
-    """What gpt_decode.c does not cover."""
+    """What engine_kernel.c does not cover."""
     config = model.config
     if model.dtype != torch.float32 or model.head.weight.device.type != "cpu":
         raise NoKernel("the step in C is for fp32 on a processor")

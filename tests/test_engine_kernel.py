@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import byte_tokenizer, lively_model
+from tiny_models import byte_tokenizer, config, lively_model
 
-import nanochat.gpt_decode
+import nanochat.engine_kernel
 from nanochat.engine import Engine
+from nanochat.engine_kernel import NoKernel, compile_step, decode_kernel, kernel_for
 from nanochat.gpt import GPT
-from nanochat.gpt_decode import NoKernel, compile_step, decode_kernel, kernel_for
 from nanochat.kv_cache import KVCache
 from nanochat.sampling import Sampling
 from nanochat.scheduler import Deaf, Request, Scheduler, SchedulerSettings, Written, broken_rows
@@ -121,13 +121,21 @@ def test_a_model_that_c_does_not_know_is_left_to_pytorch(changes, capsys):
         decode_kernel(half)
 
 
+def test_a_model_on_another_device_is_left_to_pytorch_without_a_word(capsys):
+    with torch.device("meta"):  # has no numbers, and is no processor
+        model = GPT(config())
+    assert kernel_for(model, "auto") is None and capsys.readouterr().err == ""
+    with pytest.raises(NoKernel):
+        kernel_for(model, "c")
+
+
 def test_without_a_compiler_or_a_folder_there_is_a_reason(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(NoKernel, match="can't be written"):
         compile_step(tmp_path / "file")
     broken = tmp_path / "broken.c"
     broken.write_text("int decode_open(")
-    monkeypatch.setattr(nanochat.gpt_decode, "SOURCE", broken)
+    monkeypatch.setattr(nanochat.engine_kernel, "SOURCE", broken)
     with pytest.raises(NoKernel, match="could not compile"):
         compile_step(tmp_path / "made")
     assert not list((tmp_path / "made").iterdir())
