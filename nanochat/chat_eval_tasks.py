@@ -12,8 +12,10 @@ from math import comb
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from nanochat.cross_entropy import capped_logits
+from nanochat.distributed_work import shared_out
 from nanochat.gpt import GPT
 from nanochat.tokenizer import Tokenizer
 
@@ -21,6 +23,7 @@ ROWS = 16  # multiple-choice questions in one forward pass
 
 # prompts as token ids, answers wanted to each -> for each prompt that many replies
 Generator = Callable[[Sequence[list[int]], int], list[list[str]]]
+Graded = tuple[str, bool]  # a reply, and whether it is right
 
 
 class Questions(Protocol):
@@ -47,15 +50,14 @@ class TaskResult:
     wrong: list[tuple[str, str, str]] = field(default_factory=list)  # kind, question, reply
     too_long: int = 0  # questions that don't fit the model's context: counted as wrong
 
-    def note(self, task: Questions, index: int, replies: Sequence[str]) -> None:
-        """Grade the replies to one question; no replies means that it was too long to ask."""
+    def note(self, task: Questions, index: int, graded: Sequence[Graded]) -> None:
+        """The answers to one question; none means that it was too long to ask."""
         kind = task.kind(index)
-        marks = [task.grade(index, reply) for reply in replies]
-        self.marks.append(marks or [False])
+        self.marks.append([right for _, right in graded] or [False])
         self.kinds.append(kind)
-        self.too_long += not replies
+        self.too_long += not graded
         if not all(self.marks[-1]):
-            reply = next((r for r, right in zip(replies, marks, strict=True) if not right), "")
+            reply = next((reply for reply, right in graded if not right), "")
             self.wrong.append((kind, str(task.prompt(index)[-1]["content"]), reply))
 
     @property
@@ -113,47 +115,69 @@ def choose_letters(
 ) -> TaskResult:
     """Multiple choice: which letter is the likeliest as the first token of the answer?
 
-    Nothing is generated. Rows of one pass are filled up with bos, which no real token looks at.
+    Nothing is generated. Several processes divide the questions, and all return the same.
     """
     result = TaskResult(task.name, task.chance)
     prompts = [
         tokenizer.render_for_completion({"messages": task.prompt(i)}) for i in range(len(task))
     ]
-    chosen: dict[int, str] = {}
-    device, bos = model.cos.device, tokenizer.special("bos")
     fitting = [i for i in range(len(task)) if len(prompts[i]) <= model.config.sequence_len]
     fitting.sort(key=lambda i: len(prompts[i]))  # neighbours of one length: little filling
-    for start in range(0, len(fitting), rows):
-        batch = fitting[start : start + rows]
-        longest = len(prompts[batch[-1]])
-        ids = [prompts[i] + [bos] * (longest - len(prompts[i])) for i in batch]
-        hidden = model.hidden(torch.tensor(ids, device=device))  # (B, T, C)
-        ends = torch.tensor([len(prompts[i]) - 1 for i in batch], device=device)
-        last = hidden[torch.arange(len(batch), device=device), ends]  # (B, C)
-        scores = capped_logits(
-            last, model.head.weight, model.config.softcap, model.config.vocab_size
-        )
-        for row, i in enumerate(batch):
-            letters = task.letters(i)
-            tokens = [tokenizer.encode(letter)[0] for letter in letters]
-            chosen[i] = letters[int(scores[row, tokens].argmax())]
+
+    def choose(some: Sequence[int]) -> list[list[Graded]]:
+        chosen: list[list[Graded]] = []
+        for start in range(0, len(some), rows):
+            batch = some[start : start + rows]
+            scores = next_scores(model, [prompts[i] for i in batch], tokenizer.special("bos"))
+            for i, row in zip(batch, scores, strict=True):
+                letters = task.letters(i)
+                tokens = [tokenizer.encode(letter)[0] for letter in letters]
+                letter = letters[int(row[tokens].argmax())]
+                chosen.append([(letter, task.grade(i, letter))])
+        return chosen
+
+    chosen = dict(zip(fitting, shared_out(fitting, choose), strict=True))
     for i in range(len(task)):
-        result.note(task, i, [chosen[i]] if i in chosen else [])
+        result.note(task, i, chosen.get(i, []))
     return result
+
+
+def next_scores(model: GPT, prompts: Sequence[list[int]], pad: int) -> Tensor:
+    """Scores (B, V) of what comes after each prompt; the vocabulary meets last positions only.
+
+    Rows are filled up with `pad`, which no real token looks at.
+    """
+    longest, device = max(map(len, prompts)), model.cos.device
+    ids = [prompt + [pad] * (longest - len(prompt)) for prompt in prompts]
+    hidden = model.hidden(torch.tensor(ids, device=device))  # (B, T, C)
+    ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+    last = hidden[torch.arange(len(ids), device=device), ends]  # (B, C)
+    return capped_logits(last, model.head.weight, model.config.softcap, model.config.vocab_size)
 
 
 def write_answers(
     generate: Generator, tokenizer: Tokenizer, task: Questions, context: int, answers: int = 1
 ) -> TaskResult:
-    """Free answers: let the model write, then ask the task. `answers` to every question."""
+    """Free answers: let the model write, then ask the task. `answers` to every question.
+
+    Several processes divide the questions, and all return the same.
+    """
     result = TaskResult(task.name, task.chance)
     prompts = [
         tokenizer.render_for_completion({"messages": task.prompt(i)}) for i in range(len(task))
     ]
     fitting = [i for i in range(len(task)) if len(prompts[i]) < context]
-    replies = dict(zip(fitting, generate([prompts[i] for i in fitting], answers), strict=True))
+
+    def answer(some: Sequence[int]) -> list[list[Graded]]:
+        written = generate([prompts[i] for i in some], answers)
+        return [
+            [(reply, task.grade(i, reply)) for reply in replies]
+            for i, replies in zip(some, written, strict=True)
+        ]
+
+    answered = dict(zip(fitting, shared_out(fitting, answer), strict=True))
     for i in range(len(task)):
-        result.note(task, i, replies.get(i, []))
+        result.note(task, i, answered.get(i, []))
     return result
 
 

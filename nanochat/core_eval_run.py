@@ -10,6 +10,7 @@ from typing import Any
 
 from nanochat.core_eval import centered, run_task
 from nanochat.core_eval_bundle import examples_of, read_bundle
+from nanochat.distributed_work import shared_out
 from nanochat.gpt import GPT
 from nanochat.picture import bar_chart_svg
 from nanochat.tokenizer import Tokenizer
@@ -26,13 +27,16 @@ def run_core(
 ) -> dict[str, Any]:
     """{"core", "bundle", "tasks": {label: {"accuracy", "centered", "chance", "examples", ...}}}.
 
+    Several processes divide the examples, and all return the same.
     `max_per_task` 0 takes every example; `cropped` counts those too long for the model's context.
     """
     tasks = {}
     for task in read_bundle(folder):
         examples = examples_of(task, tokenizer, max_per_task)
         started = time.perf_counter()
-        marks = run_task(model, examples, batch_tokens, one_at_a_time)
+        marks = shared_out(
+            examples, lambda some: run_task(model, some, batch_tokens, one_at_a_time)
+        )
         accuracy = sum(marks) / len(marks)
         tasks[task.label] = {
             "accuracy": accuracy,

@@ -37,7 +37,7 @@ LEAST = 0.1  # of what is wanted: none is ever forgotten
 # AdamW takes steps of full size however faint the gradient, so tables get a tenth of their rate:
 # a rare token's row would otherwise learn from the luck of a few answers.
 GENTLE = OptimizerSettings(
-    embedding_lr=0.03, head_lr=0.0008, scalar_lr=0.05, weight_decay=0.0, lr_scale=0.1
+    embedding_lr=0.03, head_lr=0.0008, scalar_lr=0.05, weight_decay=0.0, lr_scale=0.12
 )
 
 
@@ -51,25 +51,29 @@ class RlSettings(LoopSettings):
 
     dtype: str = "fp32"  # answers are drawn and learned in one format: auto | fp32 | bf16 | fp16
     eval_every: int = 0  # checkpoints only at the end; set --save-every for more
+    log_every: int = 1  # steps between lines of the log
     sft_tag: str = ""  # which fine-tuned run to start from; empty: the newest
     task: str = "tinyworld"  # tinyworld | gsm8k | spellingbee | simplespelling
     kinds: tuple[str, ...] = ()  # what to practise; empty: the weakest that are understood a little
-    most_kinds: int = 4  # so many of them
-    retain: float = 0.25  # how often each other kind is asked, beside 1 for one that is practised
-    steps: int = 100  # optimizer steps
-    questions: int = 16  # questions in one step
+    most_kinds: int = 3  # so many of them
+    retain: float = 0.1  # how often each other kind is asked, beside 1 for one that is practised
+    steps: int = 110  # optimizer steps
+    questions: int = 64  # questions in one step
     samples: int = 8  # answers drawn to each question
     temperature: float = 1.0  # of the draws; 1 is the model's own odds
     top_k: int = 50  # draw from the k best tokens only; 0 is off
     max_tokens: int = 64  # longest answer, tokens
     accumulation: int = 1  # gradient passes the answers of a step are divided into
     warmup_steps: int = 5  # steps in which the learning rate rises
-    warmdown_share: float = 0.5  # share of the run in which it falls
+    warmdown_share: float = 0.7  # share of the run in which it falls
     final_lr_share: float = 0.0  # down to this share
     preset: Literal["laptop", "speedrun"] = "laptop"  # sizes; other flags override them
     seeds: tuple[int, ...] = (1, 2, 3)  # one run each, for --seed; the first has the plain tag
-    held_out: int = 100  # questions of each kind to measure with, before and after
-    probe: int = 40  # practice questions of each kind that decide which kinds are weak
+    held_out: int = 300  # questions of each kind to measure with, before and after
+    probe: int = 100  # practice questions of each kind that decide which kinds are weak
+    curve_every: int = 25  # steps between measurements of the practised kinds; 0: none
+    bar_points: float = 5.0  # percentage points that count as a gain; 0: no bar
+    bar_kinds: int = 2  # practised kinds that have to gain so much
     optimizer: OptimizerSettings = field(default_factory=lambda: GENTLE)
 
 
@@ -233,7 +237,7 @@ class RolloutBatches:
         """The answers of one step, graded, as batches; each process asks its share."""
         s, world = self.settings, here()
         numbers = range(self.step * s.questions, (self.step + 1) * s.questions)
-        shares = [max(LEAST, share) for share in self.mixed.values()]
+        shares = [self.wanted[kind] * max(LEAST, mixed) for kind, mixed in self.mixed.items()]
         drawn = Random(f"{s.seed}/kinds/{self.step}").choices(
             list(self.mixed), shares, k=s.questions
         )

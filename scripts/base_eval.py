@@ -20,6 +20,7 @@ from nanochat.core_eval_tinyworld import write_bundle
 from nanochat.dataloader import PackedLoader
 from nanochat.dataset import open_documents
 from nanochat.device import pick_device, pick_dtype, use_threads
+from nanochat.distributed import here, join
 from nanochat.engine import Engine
 from nanochat.errors import UserError
 from nanochat.gpt import GPT
@@ -75,20 +76,18 @@ def bundle_of(settings: BaseEvalSettings) -> Path:
     return bundle_dir(name)
 
 
+def say(line: str) -> None:
+    """Of several processes one speaks."""
+    if here().leads:
+        print(line, flush=True)
+
+
 def core(settings: BaseEvalSettings, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
-    """CORE with a line a task on the screen and a picture beside the record."""
-    folder = bundle_of(settings)
-    result = run_core(
-        model,
-        tokenizer,
-        folder,
-        settings.max_per_task,
-        settings.batch_tokens,
-        settings.one_at_a_time,
-        lambda line: print(line, flush=True),
-    )
-    print(f"CORE of {folder.name}: {result['core']:.4f}")
-    write_atomically(report_dir() / "base_eval.svg", core_picture(result))
+    """CORE with a line a task on the screen."""
+    folder = here().leader_first(lambda: bundle_of(settings))
+    limits = settings.max_per_task, settings.batch_tokens, settings.one_at_a_time
+    result = run_core(model, tokenizer, folder, *limits, say)
+    say(f"CORE of {folder.name}: {result['core']:.4f}")
     return result
 
 
@@ -101,7 +100,8 @@ def unseen_bits(
     rows = max(1, 4096 // context)
     loader = PackedLoader(documents, tokenizer, rows, context, buffer_documents=16, prefetch=False)
     count = max(1, settings.eval_tokens // (rows * context))
-    return bits_per_byte(model, islice(loader, count), tokenizer.token_bytes())
+    own = here().mine(list(islice(loader, count)))
+    return bits_per_byte(model, own, tokenizer.token_bytes())
 
 
 def samples(model: GPT, tokenizer: Tokenizer) -> list[dict[str, str]]:
@@ -123,17 +123,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     use_threads(settings.threads)
     device = pick_device(settings.device)
     dtype = pick_dtype(settings.dtype, device)
+    join(device)
     model, tokenizer, meta = load_model(settings.stage, settings.tag or None, device, dtype)
     result: dict[str, Any] = {"stage": settings.stage, "step": meta["step"]}
     if "bpb" in parts:
         result["val_bpb"] = unseen_bits(settings, model, tokenizer, meta)
-        print(f"{result['val_bpb']:.4f} bits per byte on unseen text")
+        say(f"{result['val_bpb']:.4f} bits per byte on unseen text")
     if "core" in parts:
         result |= core(settings, model, tokenizer)
+    if not here().leads:
+        return 0
     if "sample" in parts:
         result["samples"] = samples(model, tokenizer)
         for one in result["samples"]:
             print(f"  {one['prompt']!r} -> {one['text']!r}")
+    if "core" in parts:
+        write_atomically(report_dir() / "base_eval.svg", core_picture(result))
     record("base_eval", result)
     if settings.json:
         print_json(result)

@@ -14,6 +14,7 @@ from nanochat.chat_eval_tasks import TaskResult, chatcore, choose_letters, write
 from nanochat.checkpoint import load_model
 from nanochat.cli import parse, print_json, run
 from nanochat.device import pick_device, use_threads
+from nanochat.distributed import join
 from nanochat.engine import Engine
 from nanochat.execution import Limits
 from nanochat.execution import run as run_boxed
@@ -88,13 +89,29 @@ def show(result: TaskResult, majority: dict[str, float], wrong: int) -> dict[str
     return kinds
 
 
+def tell(
+    task: Task, result: TaskResult, settings: ChatEvalSettings, origin: dict[str, Any]
+) -> dict[str, Any]:
+    """Print a task's figures; returns what the record `exam` holds, nothing for other tasks."""
+    whole = getattr(task, "task", task)  # of a slice, what it is a slice of
+    items = whole.items if isinstance(whole, Exam) else []
+    kinds = show(result, majority_baseline(items), settings.wrong)
+    print(f"{task.name}: {result.accuracy:.1%} of {len(result.marks)} held-out questions")
+    if not items:
+        return {}
+    exam = {"overall": result.accuracy, "questions": len(result.marks), "kinds": kinds}
+    if len(result.marks) == len(items) and settings.samples == 1:
+        record("exam", exam | origin)  # a part of the exam is no result to report
+    return exam
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     settings = parse(ChatEvalSettings, argv, "nanochat chat-eval", __doc__)
     use_threads(settings.threads)
     tasks = tasks_of(settings)
-    model, tokenizer, meta = load_model(
-        settings.stage, settings.tag or None, pick_device(settings.device)
-    )
+    device = pick_device(settings.device)
+    world = join(device)
+    model, tokenizer, meta = load_model(settings.stage, settings.tag or None, device)
     engine = Engine(model, tokenizer)
     origin = {"stage": settings.stage, "step": meta["step"]}
     results: list[TaskResult] = []
@@ -106,17 +123,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             write = answerer(settings, engine)
             result = write_answers(write, tokenizer, task, engine.context, settings.samples)
         results.append(result)
-        whole = getattr(task, "task", task)  # of a slice, what it is a slice of
-        items = whole.items if isinstance(whole, Exam) else []
-        majority = majority_baseline(items)
-        kinds = show(result, majority, settings.wrong)
-        print(f"{task.name}: {result.accuracy:.1%} of {len(result.marks)} held-out questions")
-        if majority:
-            exam = {"overall": result.accuracy, "questions": len(result.marks), "kinds": kinds}
-            if len(result.marks) == len(items) and settings.samples == 1:
-                record("exam", exam | origin)  # a part of the exam is no result to report
-    shares = {one.name: one.record() for one in results}
-    outcome = exam | origin | {"tasks": shares}
+        if world.leads:
+            exam |= tell(task, result, settings, origin)
+    if not world.leads:
+        return 0
+    outcome = exam | origin | {"tasks": {one.name: one.record() for one in results}}
     measured = [one for one in results if one.name in CHATCORE]
     if measured:
         outcome["chatcore"] = chatcore(measured)

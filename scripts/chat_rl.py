@@ -1,99 +1,67 @@
 """Reinforce a chat model on questions that check themselves, and measure what it brought.
 
 For each seed: practise mostly the kinds of question that the model is weakest at, then measure
-every kind on held-out questions. A seed of `--preset laptop` takes minutes on one core; `speedrun`
-has the published sizes. Saves checkpoints under checkpoints/rl/<tag> and the record `rl`.
+every kind on held-out questions, and say what each gained (+- its standard error) and whether the
+bar is met. A seed of `--preset laptop` takes five minutes of one core; `speedrun` has the published
+sizes. Saves checkpoints under checkpoints/rl/<tag>, the record `rl` and its curve, rl.svg.
 Ctrl-C saves and stops; --resume goes on from there.
 """
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-from nanochat.chat_eval import take_exam
-from nanochat.checkpoint import Checkpoint, find_checkpoint, load_checkpoint
+from nanochat.atomic import write_atomically
+from nanochat.checkpoint import find_checkpoint, load_checkpoint
 from nanochat.cli import parse, print_json, run
 from nanochat.device import pick_device, use_threads
-from nanochat.distributed import World, join
-from nanochat.engine import Engine
-from nanochat.gpt import GPT
-from nanochat.paths import tokenizer_dir
+from nanochat.distributed import join
+from nanochat.paths import report_dir, tokenizer_dir
 from nanochat.report import record
-from nanochat.rl import (
-    RewardProgress,
-    RlSettings,
-    RolloutBatches,
-    check_division,
-    load_chat_model,
-    prepare_rl,
-    with_preset,
-)
-from nanochat.sampling import Sampling
-from nanochat.tasks.rl_questions import (
-    Asked,
-    Questions,
-    guessing,
-    open_questions,
-    wanted_kinds,
-    weak_kinds,
-)
+from nanochat.rl import RlSettings, check_division, with_preset
+from nanochat.rl_gain import Marks, check_measurable, curve_picture, gains, shares, verdict
+from nanochat.tasks.rl_questions import guessing, open_questions, wanted_kinds, weak_kinds
+from nanochat.tasks.rl_teacher import Teacher
 from nanochat.tokenizer import Tokenizer
-from nanochat.train_loop import restore, resume_point, train
 
 
-@dataclass
-class Teacher:
-    """What stays the same for every seed."""
+def outcome(
+    settings: RlSettings, practised: list[str], before: Marks, runs: list[tuple[dict, Marks]]
+) -> dict[str, Any]:
+    """Everything measured, as --json prints it."""
+    found = gains(before, [marks for _, marks in runs])
+    at_first = shares(before)
+    seeds = [report | {"before": at_first} for report, _ in runs]
+    for one in seeds:
+        one["curve"] = [(0, {kind: at_first[kind] for kind in practised}), *one["curve"]]
+    return {
+        "before": at_first,
+        "after": {k: sum(one["after"][k] for one in seeds) / len(seeds) for k in at_first},
+        "gain": {kind: each["gain"] for kind, each in found.items()},
+        "gains": found,
+        "practised": practised,
+        "seeds": seeds,
+        "bar": verdict(found, practised, settings.bar_points, settings.bar_kinds),
+    }
 
-    settings: RlSettings
-    tokenizer: Tokenizer
-    chat: Checkpoint
-    tag: str
-    world: World
 
-    def model(self) -> GPT:
-        return load_chat_model(self.settings, self.chat, self.tokenizer)
-
-    def accuracy(self, model: GPT, questions: list[Asked]) -> dict[str, float]:
-        """Share of right greedy answers of each kind."""
-        engine = Engine(model, self.tokenizer)
-
-        def answer(conversations: Sequence[list]) -> list[str]:
-            prompts = [self.tokenizer.render_for_completion({"messages": m}) for m in conversations]
-            sampling = Sampling(max_tokens=max(96, self.settings.max_tokens), temperature=0.0)
-            return [done.text for done in engine.generate_batch(prompts, sampling, max_batch=128)]
-
-        marks = take_exam(questions, answer, lambda q, reply: q.reward(reply) == 1).marks
-        return {kind: sum(right) / len(right) for kind, right in marks.items()}
-
-    def run(
-        self, seed: int, practice: Questions, wanted: dict[str, float], held_out: list[Asked]
-    ) -> dict[str, Any]:
-        """Reinforce a fresh copy of the chat model, then measure it."""
-        s = replace(self.settings, seed=seed)
-        tag = self.tag if seed == s.seeds[0] else f"{self.tag}-seed{seed}"
-        started, checkpoint = time.process_time(), resume_point("rl", tag, s)
-        model = self.model()
-        engine = Engine(model, self.tokenizer)
-
-        def write(prompts: Sequence[list[int]], seeds: Sequence[int]) -> list:
-            each = [Sampling(s.max_tokens, s.temperature, s.top_k, seed=one) for one in seeds]
-            return engine.generate_batch(prompts, each, max_batch=128)
-
-        state = checkpoint.meta["batches"] if checkpoint else None
-        batches = RolloutBatches(
-            s, self.tokenizer, wanted, practice.ask, write, Asked.reward, state
+def show(result: dict[str, Any]) -> None:
+    """One line a kind, the weakest first."""
+    before, after = result["before"], result["after"]
+    for kind in sorted(before, key=lambda kind: before[kind]):
+        each, star = result["gains"][kind], " *" if kind in result["practised"] else ""
+        by_seed = "  ".join(f"{gain:+5.1f}" for gain in each["seeds"])
+        print(
+            f"  {kind:<14} {before[kind]:6.1%} -> {after[kind]:6.1%}  {each['gain']:+5.1f} "
+            f"+- {each['standard_error']:.1f} points of {each['questions']} questions "
+            f"(seeds: {by_seed}){star}"
         )
-        finished = prepare_rl(s, model, batches, self.tokenizer, tag)
-        if checkpoint:
-            restore(finished, checkpoint)
-        if self.world.leads:
-            finished.show = RewardProgress()
-        train(finished, s)
-        after = self.accuracy(model, held_out) if self.world.leads else {}
-        minutes = round((time.process_time() - started) / 60, 2)
-        return {"seed": seed, "tag": tag, "after": after, "cpu_minutes": minutes}
+    minutes = ", ".join(str(one["cpu_minutes"]) for one in result["seeds"])
+    print(f"* practised. CPU minutes: {minutes}")
+    bar = result["bar"]
+    if bar["points"] > 0:
+        says = "holds" if bar["holds"] else "does not hold"
+        reached = f": {', '.join(bar['reached_by']) or 'no kind'}"
+        print(f"{bar['points']:g} points on {bar['kinds']} practised kinds: {says}{reached}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,27 +72,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokenizer = Tokenizer.load(tokenizer_dir())
     chat = load_checkpoint(find_checkpoint("sft", settings.sft_tag or None), with_optimizer=False)
     tag = settings.tag or chat.path.parent.name
-    teacher = Teacher(settings, tokenizer, chat, tag, world)
     practice, unseen = open_questions(settings.task, 0, settings.held_out)
     held_out = unseen.some(settings.held_out)
+    teacher = Teacher(settings, tokenizer, chat, tag, world, practice, held_out)
     model = teacher.model()
-    before = teacher.accuracy(model, held_out)
     practised = list(settings.kinds)
-    if not practised:
-        probe = teacher.accuracy(model, practice.some(settings.probe))
+    if not practised:  # chosen by practice questions: the held-out ones decide nothing
+        probe = shares(teacher.marks(model, practice.some(settings.probe)))
         practised = weak_kinds(probe, guessing(unseen), settings.most_kinds)
     wanted = wanted_kinds(practised, practice.kinds, settings.retain)
-    runs = [teacher.run(seed, practice, wanted, held_out) for seed in settings.seeds]
+    counts = {kind: sum(q.kind == kind for q in held_out) for kind in practised}
+    check_measurable(counts, settings.bar_points, settings.bar_kinds)
+    before = teacher.marks(model, held_out)
+    runs = [teacher.run(seed, wanted) for seed in settings.seeds]
     if not world.leads:
         return 0
-    result = {"before": before, "practised": practised, "seeds": runs, "tag": tag}
-    mean = {kind: sum(one["after"][kind] for one in runs) / len(runs) for kind in before}
-    result |= {"after": mean, "gain": {kind: mean[kind] - before[kind] for kind in before}}
-    for kind in sorted(before, key=lambda kind: before[kind]):
-        each = "  ".join(f"{one['after'][kind]:6.1%}" for one in runs)
-        star = " *" if kind in practised else ""
-        print(f"  {kind:<14} {before[kind]:6.1%} -> {mean[kind]:6.1%}   (seeds: {each}){star}")
-    print(f"* practised. CPU minutes: {', '.join(str(one['cpu_minutes']) for one in runs)}")
+    result = outcome(settings, practised, before, runs) | {"tag": tag}
+    show(result)
+    picture = curve_picture([one["curve"] for one in result["seeds"]], practised)
+    write_atomically(report_dir() / "rl.svg", picture)
     record("rl", result)
     if settings.json:
         print_json(result)

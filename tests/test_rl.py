@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ from nanochat.rl import (
     prepare_rl,
     to_batches,
 )
+from nanochat.rl_gain import CannotMeasure, check_measurable, gain, verdict
 from nanochat.sampling import Sampling
 from nanochat.scaling import BadPlan
 from nanochat.tasks.rl_questions import (
@@ -184,6 +186,22 @@ def test_a_kind_whose_answers_never_differ_is_asked_less_and_less():
     assert batches.mixed["a"] < 0.1 and batches.mixed["b"] > 0.9
 
 
+def test_a_kind_is_asked_as_often_as_it_is_wanted():
+    batches = a_run(replace(SMALL, questions=200, samples=1)).batches
+    asked: list[str] = []
+
+    def ask(kind: str, number: int) -> Any:
+        asked.append(kind)
+        return question(kind, number)
+
+    batches.wanted, batches.ask = {"a": 1.0, "b": 0.1}, ask
+    batches.write = lambda prompts, seeds: [
+        SimpleNamespace(tokens=[1], forced=[False], text="x") for _ in prompts
+    ]
+    next(batches)
+    assert len(asked) == 200 and 5 <= asked.count("b") <= 40  # 18 are expected
+
+
 def test_no_kinds_and_no_even_division_are_refused(monkeypatch):
     with pytest.raises(NoQuestions, match="--kinds"):
         RolloutBatches(SMALL, byte_tokenizer(), {}, question, lambda *_: [], reward)
@@ -191,6 +209,41 @@ def test_no_kinds_and_no_even_division_are_refused(monkeypatch):
     monkeypatch.setattr("nanochat.rl.here", lambda: SimpleNamespace(size=2))
     with pytest.raises(BadPlan, match="2 processes"):
         check_division(SMALL)
+
+
+# --- what it brought ---
+
+
+def test_a_gain_is_a_mean_of_differences_and_its_error_is_theirs():
+    before = [False] * 40 + [True] * 60
+    after = [[True] * 10 + [False] * 30 + [True] * 60, [True] * 20 + [False] * 20 + [True] * 60]
+    found = gain(before, after)
+    assert found["gain"] == 15.0 and found["seeds"] == [10.0, 20.0] and found["questions"] == 100
+    each = [1.0] * 10 + [0.5] * 10 + [0.0] * 80
+    mean = sum(each) / 100
+    by_hand = (sum((x - mean) ** 2 for x in each) / 99) ** 0.5 / 100**0.5
+    assert found["standard_error"] == pytest.approx(100 * by_hand, abs=0.01)
+
+
+def test_the_bar_counts_practised_kinds_that_are_clear_of_their_error():
+    found = {
+        "clear": {"gain": 6.0, "standard_error": 1.0},
+        "luck": {"gain": 6.0, "standard_error": 7.0},
+        "other": {"gain": 9.0, "standard_error": 1.0},  # not practised
+        "small": {"gain": 4.9, "standard_error": 1.0},
+    }
+    said = verdict(found, ["clear", "luck", "small"], points=5, kinds=2)
+    assert said["reached_by"] == ["clear"] and not said["holds"]
+    assert verdict(found, ["clear", "other"], points=5, kinds=2)["holds"]
+
+
+def test_what_cannot_be_told_from_luck_is_refused_beforehand():
+    check_measurable({"a": 101, "b": 300}, points=5, kinds=2)
+    check_measurable({"a": 1}, points=0, kinds=2)  # no bar
+    with pytest.raises(CannotMeasure, match="--held-out 101"):
+        check_measurable({"a": 100, "b": 300}, points=5, kinds=2)
+    with pytest.raises(CannotMeasure, match="none"):
+        check_measurable({}, points=5, kinds=2)
 
 
 # --- the questions ---
@@ -243,16 +296,26 @@ def test_chat_rl_measures_every_kind_before_and_after_for_each_seed(tmp_path, mo
     make_small(tmp_path, "tinyworld-make", "tok-train", "base-train", "chat-sft")
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
     flags = "--preset laptop --json --steps 2 --questions 2 --samples 2 --max-tokens 4 --threads 1 "
-    flags += "--held-out 2 --probe 1 --seeds 1 2 --kinds two_hop feeling --save-every 1"
+    flags += "--held-out 2 --probe 1 --seeds 1 2 --kinds two_hop feeling --save-every 1 "
+    few = flags + "--bar-points 5"
+    flags += "--curve-every 1 --log-every 1 --bar-points 60"
     capsys.readouterr()
+    assert nanochat("chat-rl", *few.split()) == 2  # two questions cannot show five points
+    assert "--held-out 101 or more" in capsys.readouterr().err
     assert nanochat("chat-rl", *flags.split()) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [one["seed"] for one in result["seeds"]] == [1, 2]
     assert result["practised"] == ["two_hop", "feeling"]
+    assert result["bar"] == {"points": 60.0, "kinds": 2, "reached_by": [], "holds": False}
+    assert "</svg>" in (tmp_path / "report" / "rl.svg").read_text()
     for one in result["seeds"]:
+        assert [step for step, _ in one["curve"]] == [0, 1, 2]
+        assert one["cpu_minutes"] >= 0
+        assert one["before"] == result["before"]
         assert one["after"].keys() == result["before"].keys() and len(one["after"]) == 14
         folder = tmp_path / "checkpoints" / "rl" / one["tag"]
         log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        assert 0 < log[0]["cpu_s"] < log[-1]["cpu_s"]
         assert log[-1]["step"] == 2 and 0 <= log[-1]["reward"] <= 1
         assert json.loads((folder / "config.json").read_text())["settings"]["seed"] == one["seed"]
     assert nanochat("chat-rl", *flags.split()) == 2  # nothing is overwritten unasked
