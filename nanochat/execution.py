@@ -181,9 +181,10 @@ class Watch:
         seconds = time.monotonic() - self.started
         self._tell(final=True)
         values, errors, pictures = read_results(bytes(self.results))
+        ended = self.stopped or ending(process.returncode)
         return Outcome(
-            ended=self.stopped or ending(process.returncode),
-            exit_code=None if self.stopped or process.returncode < 0 else process.returncode,
+            ended=ended,
+            exit_code=process.returncode if ended in ("finished", "failed") else None,
             stdout=printable(bytes(self.text["stdout"])),
             stderr=printable(bytes(self.text["stderr"])),
             seconds=round(seconds, 4),
@@ -286,7 +287,7 @@ def ending(code: int) -> Ended:
         return "finished"
     if code in (128 + signal.SIGXCPU, -signal.SIGXCPU):
         return "timed out"
-    return "killed" if code < 0 or code in (128 + signal.SIGKILL, 128 + signal.SIGSYS) else "failed"
+    return "killed" if code < 0 or 128 < code < 128 + 32 else "failed"
 
 
 def whole_characters(text: bytes | bytearray) -> int:

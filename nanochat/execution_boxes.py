@@ -8,12 +8,14 @@ whatever a namespace says. That user may be unable to reach a Python that lives 
 root first shows it at /mnt, in a mount namespace that nobody else sees.
 """
 
+import importlib.util
 import os
 import select
 import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -138,6 +140,22 @@ def start_box(tier: Tier, disk_bytes: int = 32 << 20) -> Box:
     os.write(filter_fd, program())
     os.lseek(filter_fd, 0, os.SEEK_SET)
     return Box(tier, bubblewrap_command(disk_bytes, filter_fd), [filter_fd])
+
+
+def compile_figures() -> None:
+    """Let Python keep matplotlib compiled. A box may not write, so it would compile at each run.
+
+    Some installers compile what they install and others don't; nothing happens without matplotlib.
+    """
+    found = importlib.util.find_spec("matplotlib")
+    if found is None or found.origin is None:
+        return
+    kept = importlib.util.cache_from_source(str(Path(found.origin).with_name("pyplot.py")))
+    if not Path(kept).exists():
+        program = "import matplotlib.pyplot, matplotlib.backends.backend_agg"
+        with tempfile.TemporaryDirectory() as folder:
+            env = CLEAN | {"MPLCONFIGDIR": folder}
+            subprocess.run([sys.executable, "-c", program], env=env, capture_output=True)
 
 
 def places() -> dict[str, str]:

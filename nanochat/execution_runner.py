@@ -1,7 +1,8 @@
 """The first program inside the box: takes a job on stdin, limits itself, runs the learner's code.
 
 Started by execution_boxes.py as `python -I -S -B execution_runner.py PACKAGES RESULTS`, never
-imported. Standard library only. Read: main -> limit -> shut_in -> run_code -> answer_calls.
+imported. Standard library only.
+Read: main -> limit -> shut_in or leave_number_one -> run_code -> answer_calls.
 RESULTS is the number of a pipe for pictures and values. Everything said on it is the learner's
 word: the parent believes it no more than stdout, and learns the end of the run from the kernel.
 """
@@ -26,6 +27,9 @@ PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 38, 22, 2
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446  # Landlock's system calls
 READ = 0b1101  # execute, read a file, list a folder: everything else is refused everywhere
 MAX_VALUE = 200_000  # characters of one value as JSON
+GET_MATPLOTLIB = (
+    "Figures need a package that is not installed: pip install -c constraints.txt -e '.[figures]'"
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -35,11 +39,13 @@ def main(arguments: list[str]) -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    if job["filter"]:
-        prepare(job["code"])
     limit(job)
+    if "matplotlib" in job["code"]:
+        list_fonts()
     if job["filter"]:
         shut_in(packages, bytes.fromhex(job["filter"]))
+    else:
+        leave_number_one()
     sys.argv = [NAME]
     namespace = run_code(job["code"])
     sys.stdout.flush()
@@ -62,14 +68,39 @@ def limit(job: dict[str, Any]) -> None:
             most = min(most, allowed)
         elif most == resource.RLIM_INFINITY:
             most = allowed
-        resource.setrlimit(what, (most, most))
+        soft = most
+        if what == resource.RLIMIT_CPU:  # the signal of the soft limit says which limit it was
+            most = most + 1 if allowed == resource.RLIM_INFINITY else min(most + 1, allowed)
+        resource.setrlimit(what, (soft, most))
 
 
-def prepare(code: str) -> None:
-    """What must write a file once does it before no file can be written any more."""
-    if "matplotlib" in code:
-        with contextlib.suppress(ImportError):  # the code's own import will say so
-            import matplotlib.font_manager  # noqa: F401  writes its list of fonts
+def leave_number_one() -> None:
+    """Go on as a child of this process, which is number 1 of its box and only waits.
+
+    Number 1 is special: the kernel drops signals that it sends itself, so that a learner's alarm
+    or kill would do nothing, and it must bury every process whose parent has gone. When it leaves,
+    with what the learner's program left with, the kernel ends everything else.
+    """
+    learner = os.fork()
+    if learner == 0:
+        return
+    while True:
+        ended, status = os.wait()
+        if ended == learner:
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)  # as a shell tells of a signal
+
+
+def list_fonts() -> None:
+    """matplotlib's list of fonts, written before no file can be written any more.
+
+    Without programs to ask, it takes the fonts it brings along: quicker, and without complaints.
+    """
+    path = os.environ.pop("PATH", "")
+    os.environ["PATH"] = os.devnull
+    with contextlib.suppress(ImportError):  # the code's own import will say so
+        import matplotlib.font_manager  # noqa: F401
+    os.environ["PATH"] = path
 
 
 def shut_in(packages: str, rules: bytes) -> None:
@@ -117,6 +148,8 @@ def run_code(code: str) -> dict[str, Any]:
     except BaseException as error:
         ours = error.__traceback__
         assert ours is not None
+        if isinstance(error, ModuleNotFoundError) and error.name == "matplotlib":
+            error.add_note(GET_MATPLOTLIB)
         traceback.print_exception(type(error), error, ours.tb_next)
         sys.stdout.flush()
         sys.stderr.flush()

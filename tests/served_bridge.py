@@ -43,7 +43,7 @@ def bridging(**changes: Any) -> Iterator[Bridge]:
     model = lively_model(sharpness=30.0)
     bound, token = open_loopback(0), mint_token()
     app = create_app(
-        replace(BridgeSettings(), **changes),
+        replace(BridgeSettings(), **({"index": False} | changes)),
         token,
         bound.getsockname()[1],
         load=lambda: (model, byte_tokenizer()),

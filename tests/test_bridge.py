@@ -1,7 +1,10 @@
 """The bridge: who may ask, what it gives, what it refuses, over real HTTP on a free port."""
 
+import base64
 import json
 import re
+import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +12,8 @@ import httpx
 import pytest
 from served_bridge import Bridge, bridging
 
+from nanochat.execution import PNG
+from nanochat.execution_boxes import TIERS
 from nanochat.serve.bridge_attacks import ATTACKS, attack_bridge
 from nanochat.serve.bridge_ranges import BadRange, span_of
 from nanochat.serve.bridge_server import open_loopback
@@ -244,6 +249,31 @@ def test_the_code_map_is_served_once_it_is_made(tmp_path):
         assert "nanochat map build" in bridge.problem(bridge.client.get("/graph"), 404)
         path.write_text('{"nodes": []}')
         assert bridge.client.get("/graph").json() == {"nodes": []}
+
+
+@pytest.mark.slow
+def test_on_a_fresh_machine_the_bridge_makes_the_code_map_itself(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    source = tmp_path / "checkout"
+    source.mkdir()
+    (source / "one.py").write_text("def two():\n    return 2\n")
+    for index in (True, False):
+        with bridging(root=source, index=index) as bridge:
+            names = {node["name"] for node in bridge.client.get("/graph").json()["nodes"]}
+            assert {"one.py", "two"} <= names, names
+        shutil.rmtree(tmp_path / "map")
+
+
+@pytest.mark.slow
+def test_a_figure_comes_back_as_a_picture_from_both_tiers(bridge, monkeypatch):
+    code = "import matplotlib.pyplot as plt\nplt.plot([1, 4, 9])\nplt.title('squares')\nplt.show()"
+    for tier in TIERS:
+        monkeypatch.setattr(bridge.app.state.runs, "tier", lambda tier=tier: tier)
+        told = bridge.client.post("/run", json={"code": code, "wall_s": 20}).json()
+        assert (told["ended"], told["stderr"], told["tier"]) == ("finished", "", tier)
+        (picture,) = map(base64.b64decode, told["pictures"])
+        width, height = struct.unpack(">II", picture[16:24])
+        assert picture.startswith(PNG) and width > 300 and height > 200 and len(picture) > 3000
 
 
 def test_the_viewer_takes_the_front_page_once_it_is_built(tmp_path):

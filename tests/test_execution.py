@@ -217,3 +217,35 @@ def test_every_attack_is_contained_and_succeeds_without_the_box(tier):
         findings = [try_attack(attack, bait, tier) for attack in attacks]
     assert [f.title for f in findings if not f.contained] == []
     assert [f.title for f in findings if not f.control] == []
+
+
+@pytest.mark.slow
+def test_a_program_may_start_others_signal_itself_and_wait_for_its_children():
+    """Its box has a process number 1 of ours, so nothing of this is special for the learner."""
+
+    def ended(code: str, **limits: int) -> tuple[str, int | None, str]:
+        outcome = run(code, Limits(**limits), tier="bubblewrap")
+        return outcome.ended, outcome.exit_code, outcome.stdout
+
+    others = (
+        "import subprocess as s\nfor c in ('exit 7', 'kill -9 $$'): print(s.run(['sh', '-c', c]))"
+    )
+    assert "returncode=7)" in ended(others)[2] and "returncode=-9)" in ended(others)[2]
+    child = "import multiprocessing as m, sys\np = m.get_context('fork').Process(target=sys.exit, "
+    assert ended(child + "args=(3,))\np.start(); p.join(); print(p.exitcode)") == (
+        "finished",
+        0,
+        "3\n",
+    )
+    kill = "import os, signal\nos.kill(os.getpid(), signal.{})\nprint('still here')"
+    for name in ("SIGKILL", "SIGTERM", "SIGSEGV"):
+        assert ended(kill.format(name)) == ("killed", None, "")
+    ring = "import signal, time\nsignal.signal(signal.SIGALRM, lambda *_: print('ding'))\n"
+    assert ended(ring + "signal.setitimer(signal.ITIMER_REAL, 0.1)\ntime.sleep(0.3)")[2] == "ding\n"
+    assert ended("while True: pass", cpu_s=1, wall_s=30) == ("timed out", None, "")
+
+
+@pytest.mark.slow
+def test_the_limit_of_processor_time_ends_a_program_of_the_second_tier_too():
+    outcome = run("while True: pass", Limits(cpu_s=1, wall_s=30), tier="landlock")
+    assert (outcome.ended, outcome.exit_code) == ("timed out", None)

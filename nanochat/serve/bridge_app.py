@@ -19,9 +19,11 @@ from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
 from nanochat.execution import Outcome, SandboxUnavailable, pick_tier
+from nanochat.execution_boxes import compile_figures
 from nanochat.paths import ROOT, base_dir
 from nanochat.serve import bridge_files as files
 from nanochat.serve.bridge_guard import Guard
+from nanochat.serve.bridge_map import MapDesk
 from nanochat.serve.bridge_ranges import ranged
 from nanochat.serve.bridge_runs import RunDesk, outcome_body
 from nanochat.serve.bridge_schemas import (
@@ -68,8 +70,13 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         warming = asyncio.create_task(asyncio.to_thread(app.state.runs.warm))
+        compiling = asyncio.create_task(asyncio.to_thread(compile_figures))
+        if settings.index:
+            app.state.map.start()
         yield
         await warming
+        await compiling
+        await app.state.map.close()
         app.state.runs.close()
 
     app = FastAPI(
@@ -83,6 +90,7 @@ def create_app(
     app.state.settings, app.state.root = settings, root
     app.state.traces = TraceDesk(settings, load)
     app.state.runs = RunDesk(settings)
+    app.state.map = MapDesk(settings)
     app.state.exercises = read_exercises(root / "docs" / "exercises")
     app.state.pyodide = settings.pyodide or base_dir() / "pyodide"
     app.state.viewer = root / "docs" / "viewer" / "dist"
@@ -322,8 +330,8 @@ async def check_exercise(name: str, body: CheckBody, request: Request) -> dict[s
 @router.get("/graph")
 async def code_graph(request: Request) -> dict[str, Any]:
     """The code map: files, functions, classes, concepts, and what joins them."""
-    path = request.app.state.settings.graph or base_dir() / "map" / "knowledge_graph.json"
-    return await asyncio.to_thread(files.graph, path)
+    found: dict[str, Any] = await request.app.state.map.get()
+    return found
 
 
 @router.get("/source")

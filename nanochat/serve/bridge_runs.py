@@ -1,6 +1,6 @@
 """Programs on request: in the sandbox, a few at a time, ended when nobody waits for them any more.
 
-Called by bridge_app.py. A box is kept started so that a run begins at once.
+Called by bridge_app.py. A box for every place is kept started, so that a run begins at once.
 Read: RunDesk.start -> run_events -> whole_run -> outcome_body.
 """
 
@@ -35,12 +35,12 @@ class RunsBusy(Overloaded):
 
 
 class RunDesk:
-    """Gives out places in the sandbox and keeps one box warm."""
+    """Gives out places in the sandbox and keeps a started box for each."""
 
     def __init__(self, settings: BridgeSettings) -> None:
         self.settings = settings
         self.places = threading.BoundedSemaphore(settings.running_limit)
-        self.spare: Box | None = None
+        self.spares: list[Box] = []
         self.guard = threading.Lock()
         self.closed = False
 
@@ -52,25 +52,26 @@ class RunDesk:
             raise NoSandbox(str(error)) from error
 
     def warm(self) -> None:
-        """Start the spare box; called in a thread, so that no request waits for it."""
-        with self.guard:
-            if self.spare is None and not self.closed:
-                with suppress(SandboxUnavailable):
-                    self.spare = start_box(pick_tier(), Limits().disk_bytes)
+        """Start what spare boxes are missing; called in a thread, so that no request waits."""
+        with self.guard, suppress(SandboxUnavailable):
+            while len(self.spares) < self.settings.running_limit and not self.closed:
+                self.spares.append(start_box(pick_tier(), Limits().disk_bytes))
 
-    def take(self) -> Box | None:
-        """The spare box if it still waits for a job."""
-        with self.guard:
-            box, self.spare = self.spare, None
-        if box is not None and box.process.poll() is not None:
-            box.kill()
-            return None
-        return box
+    def take(self, tier: Tier | None = None) -> Box | None:
+        """A spare box, of this tier if one is named, that still waits for a job."""
+        while self.spares:
+            with suppress(IndexError):  # another thread took the last one
+                box = self.spares.pop(0)
+                if box.process.poll() is None and tier in (None, box.tier):
+                    return box
+                box.kill()
+        return None
 
     def close(self) -> None:
         self.closed = True
-        if (box := self.take()) is not None:
-            box.kill()
+        with self.guard:  # no box is being started any more
+            while (box := self.take()) is not None:
+                box.kill()
 
     def check(self, code: str, wall_s: float) -> None:
         """Refuse a program that is too long or wants too much time."""
@@ -91,7 +92,7 @@ class RunDesk:
     ) -> AsyncIterator[Json | Outcome]:
         """Output events as they come, then the Outcome. Closing the iterator ends the program."""
         self.check(code, wall_s)
-        await asyncio.to_thread(self.tier)
+        tier = await asyncio.to_thread(self.tier)
         if not self.places.acquire(blocking=False):
             raise RunsBusy(
                 f"{self.settings.running_limit} programs are running, which is the limit: try "
@@ -106,24 +107,25 @@ class RunDesk:
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
         def work() -> None:
+            item: Outcome | BaseException
             try:
-                tell(
-                    run(
-                        code,
-                        Limits(wall_s=wall_s, cpu_s=int(wall_s) + 1),
-                        calls=calls,
-                        cancel=cancel,
-                        box=self.take(),
-                        on_output=lambda stream, text: tell(
-                            {"event": "output", "stream": stream, "text": text}
-                        ),
-                    )
+                item = run(
+                    code,
+                    Limits(wall_s=wall_s, cpu_s=int(wall_s) + 1),
+                    calls=calls,
+                    cancel=cancel,
+                    tier=tier,
+                    box=self.take(tier),
+                    on_output=lambda stream, text: tell(
+                        {"event": "output", "stream": stream, "text": text}
+                    ),
                 )
             except BaseException as error:
-                tell(error)
+                item = error
                 raise
             finally:
-                self.places.release()
+                self.places.release()  # before the answer: who has it may ask again at once
+                tell(item)
                 self.warm()
 
         threading.Thread(target=work, name="run", daemon=True).start()

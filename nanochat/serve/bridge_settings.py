@@ -25,7 +25,9 @@ class BridgeSettings:
     root: Path | None = None
     """The checkout whose source, notes and guide are shown; none: this one."""
     graph: Path | None = None
-    """knowledge_graph.json; none: the one that `nanochat map build` makes."""
+    """knowledge_graph.json; none: the one of `nanochat map build`, made by the bridge itself."""
+    index: bool = True
+    """Bring that code map up to date at the start; without it, when it is first asked for."""
     pyodide: Path | None = None
     """Folder of the Pyodide package; none: the one that `nanochat browser-python` fetches."""
     max_body_bytes: int = 300_000

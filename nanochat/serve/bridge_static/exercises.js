@@ -39,7 +39,7 @@ function open(exercise) {
   const hint = h("button.plain", { type: "button" }, "Hint");
   hint.addEventListener("click", () => {
     const next = exercise.hints[hints.children.length];
-    if (next) hints.append(h("li", {}, next));
+    if (next) hints.append(h("li", {}, ...renderMarkdown(next)));
     hint.disabled = hints.children.length === exercise.hints.length;
   });
   const check = h("button.primary", { type: "button" }, "Check");

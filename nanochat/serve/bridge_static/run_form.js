@@ -12,6 +12,11 @@ print([round(w / sum(weights), 3) for w in weights])
 `;
 // What the browser's Python does not have; such a program goes to the machine's sandbox.
 const NEEDS_MACHINE = /^\s*(?:import|from)\s+(numpy|matplotlib|torch|subprocess|socket|multiprocessing)\b/m;
+const ENDINGS = {
+  finished: "It finished", failed: "It failed", killed: "A signal or its memory limit ended it",
+  "timed out": "Its time ran out, so it was ended", "too much output": "It wrote too much, so it was ended",
+  cancelled: "It was stopped",
+};
 let stop = null;
 
 export function startRun(status) {
@@ -44,6 +49,8 @@ async function start(status) {
   $("stop").disabled = false;
   stop = new AbortController();
   const write = (stream, text) => output.append(h(stream === "stderr" ? "span.err" : "span", {}, text));
+  const missing = where === "browser" && NEEDS_MACHINE.exec(code);
+  if (missing) write("stderr", `The browser's Python has no ${missing[1]}: choose “on this machine”.\n`);
   try {
     const run = where === "browser" ? runInBrowser : runThere;
     $("run-status").textContent = await run(code, write, stop.signal);
@@ -66,7 +73,7 @@ async function runThere(code, write, signal) {
         $("pictures").append(h("img", { src: `data:image/png;base64,${data}`, alt: "A picture the program made" }));
       }
       const exit = exit_code === null ? "" : ` with exit code ${exit_code}`;
-      return `It ${ended}${exit} after ${seconds.toFixed(2)} s and ${Math.round(memory_bytes / 1e6)} MB, in ${tier}.`;
+      return `${ENDINGS[ended]}${exit} after ${seconds.toFixed(2)} s and ${Math.round(memory_bytes / 1e6)} MB, in ${tier}.`;
     }
   }
   return "The bridge stopped in the middle.";

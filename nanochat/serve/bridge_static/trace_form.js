@@ -12,6 +12,8 @@ export function startTrace(status) {
     $("trace-form").querySelector("button").disabled = true;
     return;
   }
+  $("trace-status").textContent =
+    "Press Trace to see which token looks at which, how the numbers grow, and what may come next.";
   fill($("layer"), model.layers);
   fill($("head"), model.heads);
   $("trace-form").addEventListener("submit", (event) => {
@@ -64,18 +66,22 @@ function table() {
   const head = h("tr", {}, ...["Next token", "Chance"].map((word) => h("th", { scope: "col" }, word)));
   const last = current.next_tokens.at(-1).map((piece) =>
     h("tr", {}, h("td", {}, h("code", {}, JSON.stringify(piece.text))),
-      h("td.number", {}, `${(100 * piece.chance).toFixed(1)} %`)));
-  const text = current.tokens.map((piece) => piece.text).join("");
+      h("td.number", {}, percent(piece.chance))));
+  const words = current.tokens.map((piece) => piece.text).filter((text) => !/^<\|\w+\|>$/.test(text));
+  const text = words.join("");
+  const shown = text.length > 60 ? `… ${text.slice(-60)}` : text;
   const columns = ["Activation", "Shape", "Mean", "RMS", "Least", "Most", "Source"];
   const top = h("tr", {}, ...columns.map((word) => h("th", { scope: "col" }, word)));
   const rows = current.manifest.tensors.filter((entry) => entry.step === 0).map(row);
   $("trace-table").replaceChildren(
-    h("table", {}, h("caption", {}, `What may follow “${text.slice(-60)}”`), h("thead", {}, head), h("tbody", {}, ...last)),
+    h("table.chances", {}, h("caption", {}, `What may follow “${shown}”`), h("thead", {}, head), h("tbody", {}, ...last)),
     h("details", {}, h("summary", {}, "Every activation of the prompt"),
       h("div.scroll", { role: "region", tabIndex: 0, "aria-label": "Activations" }, h("table", {}, h("caption", {}, "Statistics of the whole tensors"),
         h("thead", {}, top), h("tbody", {}, ...rows)))),
   );
 }
+
+const percent = (chance) => (chance < 0.0005 ? "under 0.1 %" : `${(100 * chance).toFixed(1)} %`);
 
 function row({ name, shape, axes, stats, source }) {
   const sizes = shape.map((size, i) => `${axes[i]} ${size}`).join(" × ");
