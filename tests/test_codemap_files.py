@@ -123,9 +123,10 @@ def test_a_root_that_is_no_folder_is_one_sentence(tmp_path):
 
 
 def test_an_edit_gives_the_graph_that_a_run_from_nothing_gives(tmp_path):
-    """Forty random edits of a small repository, each compared byte for byte."""
+    """Eighty random edits of a small repository, each compared byte for byte."""
     rng = random.Random(1)
-    root = plant(tmp_path / "r", {f"m{i}.py": "" for i in range(6)})
+    files = [*(f"m{i}.py" for i in range(6)), "p/__init__.py", "p/q.py"]
+    root = plant(tmp_path / "r", dict.fromkeys(files, ""))
     pieces = [
         "from m{} import f\n",
         "import m{} as other\n",
@@ -137,10 +138,15 @@ def test_an_edit_gives_the_graph_that_a_run_from_nothing_gives(tmp_path):
         "from m{} import *\n",
         "class K(other.K):\n    pass\n",
         "# @learn:a.b\nZ = [f() for k in [K()] if k.go()]\n",
+        "class S(K):\n    def far(self):\n        self.go()\n        super().go()\n",
+        "class K:\n    go = f\n    def far(self) -> int: ...\n",
+        "def f(k: K):\n    class Inner:\n        def go(self): ...\n    return Inner()\n",
+        "from p import q\nq.f().go()\n",
+        "q = 1\n",
     ]
-    for _ in range(40):
+    for _ in range(80):
         chosen = [rng.choice(pieces).format(rng.randrange(6)) for _ in range(rng.randrange(5))]
-        (root / f"m{rng.randrange(6)}.py").write_text("".join(chosen))
+        (root / rng.choice(files)).write_text("".join(chosen))
         build_graph(Sources(root, tmp_path / "kept"))
         build_graph(Sources(root, tmp_path / "anew", afresh=True))
         kept, anew = [
@@ -152,7 +158,7 @@ def test_an_edit_gives_the_graph_that_a_run_from_nothing_gives(tmp_path):
 def test_only_what_an_edit_concerns_is_linked_again(tmp_path):
     files = {
         "a.py": "def f() -> int:\n    return 1\n\ndef g(): ...\n",
-        "b.py": "from a import f\nf()\n",
+        "b.py": "from a import f\nf().real()\n",
         "c.py": "from a import g\ng()\n",
         "d.py": "x = 1\n",
     }
@@ -164,8 +170,12 @@ def test_only_what_an_edit_concerns_is_linked_again(tmp_path):
     assert build_graph(sources).relinked == 1, "only the body has changed"
     (root / "a.py").write_text(files["a.py"].replace("-> int", "-> str"))
     assert build_graph(sources).relinked == 2, "b rests on what f gives"
+    (root / "b.py").write_text("from a import f\nf()\n")
+    assert build_graph(sources).relinked == 1
+    (root / "a.py").write_text(files["a.py"])
+    assert build_graph(sources).relinked == 1, "now b only names f"
     above = "class New:\n    def m(self):\n        return [x for x in self]\n\n"
-    (root / "a.py").write_text(above + files["a.py"].replace("-> int", "-> str"))
+    (root / "a.py").write_text(above + files["a.py"])
     assert build_graph(sources).relinked == 1, "what stands below has only moved"
     (root / "e.py").write_text("")
     assert build_graph(sources).relinked == 5, "a new file may be what an import means"

@@ -21,7 +21,7 @@ from typing import Any
 
 from nanochat.codemap.errors import MapError
 from nanochat.codemap.files import Problem, find_files, read_bytes
-from nanochat.codemap.graph import Graph, assemble, fill_record
+from nanochat.codemap.graph import Graph, assemble, fill_edges, fill_nodes
 from nanochat.codemap.link import link_file
 from nanochat.codemap.modules import Modules, package_around
 from nanochat.codemap.records import (
@@ -84,6 +84,9 @@ def no_collector() -> Iterator[None]:
             gc.enable()
 
 
+LINKED = ("line", "base_lines")  # what edges need to know of a symbol's own facts
+
+
 def read_files(
     sources: Sources, files: list[str], cache: Cache, problems: list[Problem]
 ) -> tuple[dict[str, Record], dict[str, tuple[str, str]], dict[str, bytes]]:
@@ -102,9 +105,10 @@ def read_files(
         if old and old.hash == content_hash(raw):
             records[rel], lines[rel] = old, cache.lines[rel]
         else:
-            records[rel], *facts = make_record(rel, raw)
-            shared, own = map(COMPACT, facts)
-            lines[rel] = shared, own
+            records[rel], facts, own = make_record(rel, raw)
+            fill_nodes(records[rel], rel, facts, own)
+            own["told"] = [{k: told[k] for k in LINKED if k in told} for told in own["told"]]
+            lines[rel] = COMPACT(facts), COMPACT(own)
     return records, lines, texts
 
 
@@ -128,7 +132,7 @@ def link_files(
         links = link_file(values, rel, own)
         record.deps = sorted([file, name] for file, name in links.deps if file != rel)
         record.basis = basis_of(record.deps, records, layout)
-        fill_record(record, rel, facts[rel], own, links)
+        fill_edges(record, rel, links)
         record.changed = True
         values.local_memo.clear()
         linked += 1

@@ -1,6 +1,7 @@
 """Nodes and edges of everything, in one JSON text: code, ideas, terms, visualisations, notes.
 
-Called by build.py. Read: Graph -> fill_record (one file's share) -> Knowledge -> assemble.
+Called by build.py. Read: Graph -> fill_nodes, fill_edges (one file's share) -> Knowledge ->
+assemble.
 What each field means is in knowledge_graph.schema.json. Ids never collide: a file is its path, a
 symbol `path:Class.method` (a second definition of the same name ends in #2), and everything that
 is no code of ours has a prefix: external:, concept:, term:, viz:.
@@ -16,7 +17,7 @@ from typing import Any
 from nanochat.codemap.files import Problem, decode
 from nanochat.codemap.link import Links
 from nanochat.codemap.notes import Note, read_note
-from nanochat.codemap.records import Record
+from nanochat.codemap.records import Record, quick_encoder
 from nanochat.codemap.syntax import Facts
 
 GRAPH_VERSION = 1
@@ -77,8 +78,8 @@ def edge(kind: str, source: str, target: str, lines: list[int], **more: Any) -> 
     return {"kind": kind, "source": source, "target": target, "lines": lines} | more
 
 
-def fill_record(record: Record, rel: str, facts: Facts, own: Facts, links: Links) -> None:
-    """Turn what is known of one file into its part of the graph's text."""
+def fill_nodes(record: Record, rel: str, facts: Facts, own: Facts) -> None:
+    """The nodes of one file as text; they say what is in it and rest on nothing else."""
     nodes = [node(rel, "file", rel.rpartition("/")[2], file_path=rel, line=1)]
     nodes[0] |= {"end_line": own["lines"], "docstring": own["doc"]}
     for symbol, told in zip(facts["symbols"], own["told"], strict=True):
@@ -86,16 +87,22 @@ def fill_record(record: Record, rel: str, facts: Facts, own: Facts, links: Links
         place = {"file_path": rel, "line": told["line"], "end_line": told["end"]}
         said = {"docstring": told["doc"], "signature": told["signature"]}
         nodes.append(node(name, symbol["kind"], symbol["name"], **place, **said))
+    record.ids = [n["id"] for n in nodes]
+    record.nodes = as_rows(nodes)
+    record.kinds = dict(Counter(row["kind"] for row in nodes))
+    record.bare = bare_functions(rel, facts, own)
+
+
+def fill_edges(record: Record, rel: str, links: Links) -> None:
+    """The edges of one file as text."""
     edges = [edge(*key, sorted(lines)) for key, lines in links.edges.items()]
     edges += tag_edges(record)
-    record.ids = [n["id"] for n in nodes]
-    record.nodes, record.edges = as_rows(nodes), as_rows(edges)
-    record.counts = dict(Counter(row["kind"] for row in [*nodes, *edges]))
+    record.edges = as_rows(edges)
+    record.counts = dict(Counter(row["kind"] for row in edges))
     different = {(e["kind"], e["source"], e["target"]) for e in edges}
     record.counts["duplicate edges"] = len(edges) - len(different)
     record.counts["unresolved"] = len(links.unresolved)
     record.libraries = sorted({e["target"] for e in edges if e["target"].startswith("external:")})
-    record.bare = bare_functions(rel, facts, own)
     keys = ("symbol", "line", "call", "reason")
     rows = [{"file": rel} | dict(zip(keys, row, strict=True)) for row in links.unresolved]
     record.unresolved = as_rows(rows)
@@ -142,7 +149,7 @@ def as_rows(rows: list[dict[str, Any]]) -> str:
     return ",\n".join(map(ENCODE, rows))
 
 
-ENCODE = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
+ENCODE = quick_encoder(False, ", ", ": ")
 
 
 class Knowledge:
@@ -241,6 +248,7 @@ def assemble(
     for record in records.values():
         graph.problems += [Problem(**problem) for problem in record.problems]
         graph.ids.update(record.ids)
+        graph.counts.update(record.kinds)
         graph.counts.update(record.counts)
     graph.unresolved = graph.counts.pop("unresolved", 0)
     graph.duplicate_edges = graph.counts.pop("duplicate edges", 0)

@@ -81,6 +81,7 @@ def import_target(values: Values, rel: str, module: str, level: int, name: str |
     """The file an import statement names, or the library's module; '' for a folder."""
     place = values.modules.find(module, level, rel)
     if name and name != "*" and place[0] != "external":
+        values.deps.add((place[1], name))
         bound = place[0] == "file" and place[1] in values.facts and values.binds(place[1], name)
         below = None if bound else values.modules.below(place, name)
         place = below or place

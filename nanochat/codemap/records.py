@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,13 @@ class Record:
     deps: list[list[str]] = field(default_factory=list)  # [file, name] that the links rest on
     basis: str = ""  # what those names meant then
     ids: list[str] = field(default_factory=list)
-    nodes: str = ""
-    edges: str = ""
-    unresolved: str = ""
-    counts: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)  # how many nodes of each
+    counts: dict[str, int] = field(default_factory=dict)  # and edges
     libraries: list[str] = field(default_factory=list)  # external ids its edges lead to
     changed: bool = False  # since it was last written down
+    nodes: str = ""  # from here on, parts of the graph
+    edges: str = ""
+    unresolved: str = ""
 
 
 def make_record(rel: str, raw: bytes) -> tuple[Record, Facts, Facts]:
@@ -79,7 +80,8 @@ def content_hash(raw: bytes) -> str:
 
 
 def digests_of(facts: Facts) -> dict[str, str]:
-    """Module-level name -> hash of all that another file can learn from it; '*': starred."""
+    """Module-level name -> hash of what it is; of a function or class, `name.*` -> hash of what is
+    in it, which only those read who use what it gives or has; '*': starred."""
     scopes, symbols = facts["scopes"], facts["symbols"]
     seen_from_outside = reachable_scopes(facts)
     parts: dict[int, list[Any]] = {}
@@ -94,16 +96,24 @@ def digests_of(facts: Facts) -> dict[str, str]:
     loose = parts.get(-1, [])  # comprehensions of the module itself
     digests = {}
     for name, bindings in scopes[0]["names"].items():
-        inside = [
-            counted_from(COMPACT(parts[b[1]]), b[1], symbols[b[1]]["scope"])
-            for b in bindings
-            if b[0] == "symbol"
-        ]
+        numbers = [b[1] for b in bindings if b[0] == "symbol"]
         others = [b for b in bindings if b[0] != "symbol"]
         plain = any(b[0] != "import" for b in others)
-        digests[name] = short_hash([others, inside, loose if plain else []])
+        heads = [head_of(symbols[n]) for n in numbers]
+        digests[name] = short_hash([others, heads, loose if plain else []])
+        if numbers:
+            digests[f"{name}.*"] = short_hash(
+                [counted_from(COMPACT(parts[n]), n, symbols[n]["scope"]) for n in numbers]
+            )
     digests["*"] = short_hash([facts["stars"], facts["exports"]])
     return digests
+
+
+def head_of(symbol: dict[str, Any]) -> list[Any]:
+    """What a function or class is, to one who only names it; a class is its bases, too."""
+    bases = symbol.get("bases")
+    said = counted_from(COMPACT(bases), 0, symbol["scope"]) if bases else ""
+    return [symbol["name"], symbol["kind"], symbol["decorators"], said]
 
 
 def reachable_scopes(facts: Facts) -> set[int]:
@@ -146,7 +156,20 @@ def counted_from(text: str, symbol: int, scope: int) -> str:
     return PLACES.sub(shifted, text)
 
 
-COMPACT = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+def quick_encoder(ascii_only: bool, comma: str, colon: str) -> Callable[[Any], str]:
+    """json.dumps for many small things: the standard one builds its machine anew for each."""
+    plain = json.JSONEncoder(
+        ensure_ascii=ascii_only, separators=(comma, colon), check_circular=False
+    )
+    make = getattr(json.encoder, "c_make_encoder", None)  # CPython has it
+    if make is None:
+        return plain.encode
+    text = json.encoder.encode_basestring_ascii if ascii_only else json.encoder.encode_basestring
+    machine = make(None, plain.default, text, None, colon, comma, False, False, True)
+    return lambda what: "".join(machine(what, 0))
+
+
+COMPACT = quick_encoder(True, ",", ":")
 
 
 def short_hash(what: Any) -> str:
@@ -154,8 +177,11 @@ def short_hash(what: Any) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+BETWEEN = "\x1d"  # JSON spells control characters out, so this one is never in it
+
+
 class Cache:
-    """Records and facts on disk, three lines for each file; facts are parsed only when needed."""
+    """Records and facts on disk, six texts for each file; facts are parsed only when needed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -169,15 +195,15 @@ class Cache:
             raw = self.path.read_bytes()
         except OSError:
             return
-        at = raw.rfind(b"\n") + 1
+        at = raw.rfind(BETWEEN.encode()) + 1
         if raw[at:].decode("latin-1") != f"{maker()} {zlib.crc32(memoryview(raw)[:at]):08x}":
             return
-        lines = raw.decode("utf-8").split("\n")
-        for at in range(0, len(lines) - 3, 3):
-            rel, *values = json.loads(lines[at])
-            self.records[rel] = Record(*values)
-            self.lines[rel] = lines[at + 1], lines[at + 2]
-            self.rows[rel] = lines[at]
+        texts = raw.decode("utf-8", "surrogatepass").split(BETWEEN)
+        for at in range(0, len(texts) - 6, 6):
+            rel, *values = json.loads(texts[at])
+            self.records[rel] = Record(*values, *texts[at + 1 : at + 4])
+            self.lines[rel] = texts[at + 4], texts[at + 5]
+            self.rows[rel] = texts[at]
 
     def save(self, records: dict[str, Record], lines: dict[str, tuple[str, str]]) -> None:
         """Write all records, row by row, with the checksum last."""
@@ -186,10 +212,12 @@ class Cache:
         def rows() -> Iterator[bytes]:
             nonlocal said
             for rel, record in records.items():
+                *about, nodes, edges, unresolved = vars(record).values()
                 if rel not in self.rows or record.changed:
-                    record.changed = False
-                    self.rows[rel] = json.dumps([rel, *vars(record).values()])
-                row = "\n".join((self.rows[rel], *lines[rel], "")).encode("ascii")
+                    about[-1] = record.changed = False
+                    self.rows[rel] = COMPACT([rel, *about])
+                texts = (self.rows[rel], nodes, edges, unresolved, *lines[rel], "")
+                row = BETWEEN.join(texts).encode("utf-8", "surrogatepass")
                 said = zlib.crc32(row, said)
                 yield row
             yield f"{maker()} {said:08x}".encode()

@@ -52,7 +52,7 @@ class Reader:
         if reader:
             reader(self, node)
             return
-        for name in node._fields:  # as ast.iter_child_nodes, at half its cost
+        for name in FIELDS[type(node)]:  # as ast.iter_child_nodes, at half its cost
             value = getattr(node, name, None)
             if type(value) is list:
                 for child in value:
@@ -344,6 +344,9 @@ OPERATORS = (ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.expr_context)
 LEAVES: set[type] = {kind for family in OPERATORS for kind in family.__subclasses__()}
 LEAVES |= {ast.Name, ast.Constant, ast.Pass, ast.Break, ast.Continue, ast.TypeIgnore}
 LEAVES |= {str, int, float, complex, bytes, bool, type(None), type(...)}
+WORDS = {"ctx", "op", "ops", "id", "attr", "arg", "name", "kind", "level", "type_comment", "rest"}
+KINDS = [kind for kind in vars(ast).values() if isinstance(kind, type) and hasattr(kind, "_fields")]
+FIELDS = {kind: tuple(f for f in kind._fields if f not in WORDS) for kind in KINDS}
 READERS: dict[type, Any] = {
     ast.FunctionDef: Reader.read_function,
     ast.AsyncFunctionDef: Reader.read_function,

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nanochat.codemap.files import Problem
+from nanochat.codemap.syntax import FIELDS
 
 CONCEPT = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*\.[a-z0-9]+(?:_[a-z0-9]+)*")
 TERM = re.compile(r"[a-z0-9]+(?:[_.-][a-z0-9]+)*")
@@ -93,11 +94,18 @@ def strings_and_statements(tree: ast.Module) -> tuple[set[int], dict[int, int]]:
     its last."""
     inside: set[int] = set()
     ends: dict[int, int] = {}
-    for node in ast.walk(tree):
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:  # as ast.walk, at a third of its cost
         if isinstance(node, ast.stmt):
             ends[node.lineno] = node.end_lineno or node.lineno
         elif isinstance(node, ast.Constant | ast.JoinedStr) and node.end_lineno != node.lineno:
             inside.update(range(node.lineno + 1, (node.end_lineno or node.lineno) + 1))
+        for name in FIELDS[type(node)]:
+            value = getattr(node, name, None)
+            if type(value) is list:
+                nodes += [child for child in value if isinstance(child, ast.AST)]
+            elif isinstance(value, ast.AST):
+                nodes.append(value)
     return inside, ends
 
 

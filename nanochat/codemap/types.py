@@ -101,6 +101,7 @@ class Types:
     def find_returned(self, function: "Value") -> "Many":
         """`returned`, not remembered."""
         _, rel, number = function
+        self.values.look_inside(function)
         symbol = self.values.facts[rel]["symbols"][number]
         if symbol["returns"]:
             outer = self.values.facts[rel]["scopes"][symbol["scope"]]["up"]

@@ -292,6 +292,7 @@ class Values:
 
     def _own_member(self, owner: Value, name: str, on_instance: bool) -> Many | None:
         """What a class itself says about an attribute; None when nothing."""
+        self.look_inside(owner)
         facts = self.facts[owner[1]]
         scope = facts["symbols"][owner[2]]["scope"]
         bindings = [*facts["scopes"][scope]["names"].get(name, [])]
@@ -303,6 +304,11 @@ class Values:
         if not on_instance:
             return found
         return union(*[self._if_property(value) for value in found])
+
+    def look_inside(self, value: Value) -> None:
+        """The answer rests on what is in a function or class, not only on which one it is."""
+        name = self.facts[value[1]]["symbols"][value[2]]["name"]
+        self.deps.add((value[1], f"{name.partition('.')[0].partition('#')[0]}.*"))
 
     def _if_property(self, value: Value) -> Many:
         if value[0] != "fun":
