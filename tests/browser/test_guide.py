@@ -231,6 +231,8 @@ def test_an_old_browser_is_told_what_it_lacks(visit: Visit) -> None:
     page = visit.open()
     assert "DecompressionStream" in page.inner_text("#problem")
     assert page.locator("#op-output .cell, #heads .head-cell").count() > 10
+    beside_the_list = page.locator("main").bounding_box()
+    assert beside_the_list and beside_the_list["width"] > 1000
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])

@@ -3,12 +3,13 @@
    About a thousand times faster than Values, and equal to them to 1e-9 (a test and the page's
    "verify" button check it). Every intermediate result is kept, because the page shows them all.
    Shapes: T positions, C = 16, H = 4, D = 4, F = 64, V = 27; x[t * C + c] is row t, column c.
+   The way forward never looks ahead, so rows `from` to T - 1 can be added to earlier ones.
    Read: forward -> backward -> Adam. */
 "use strict";
 
-/** out[t] = W in[t] for each of the T rows. W has `rows` rows of `cols` numbers from `start`. */
-function applyMatrix(out, weights, { rows, cols, start }, input, T) {
-  for (let t = 0; t < T; t++) {
+/** out[t] = W in[t] for each row t. W has `rows` rows of `cols` numbers from `start`. */
+function applyMatrix(out, weights, { rows, cols, start }, input, T, from = 0) {
+  for (let t = from; t < T; t++) {
     for (let r = 0; r < rows; r++) {
       let total = 0;
       const w = start + r * cols;
@@ -34,9 +35,9 @@ function applyMatrixBack(dOut, weights, grads, { rows, cols, start }, input, dIn
 }
 
 /** RMSNorm of each row; keeps each row's scale for the way back. */
-function normRows(out, scales, input, T) {
+function normRows(out, scales, input, T, from = 0) {
   const C = CONFIG.channels;
-  for (let t = 0; t < T; t++) {
+  for (let t = from; t < T; t++) {
     let squares = 0;
     for (let c = 0; c < C; c++) squares += input[t * C + c] ** 2;
     scales[t] = (squares / C + 1e-5) ** -0.5;
@@ -102,13 +103,12 @@ function newTrace(T) {
   };
 }
 
-/** All four heads. scores[(h T + t) T + s]: how query t of head h scores key s <= t. */
-function attend(x, { sharpness = 1, silenced = [] } = {}) {
+/** All four heads. scores[(h x.T + t) x.T + s]: how query t of head h scores key s <= t. */
+function attend(x, { sharpness = 1, silenced = [] } = {}, T = x.T, from = 0) {
   const { channels: C, heads: H, headSize: D } = CONFIG;
-  const { T } = x;
   for (let h = 0; h < H; h++) {
-    for (let t = 0; t < T; t++) {
-      const row = (h * T + t) * T;
+    for (let t = from; t < T; t++) {
+      const row = (h * x.T + t) * x.T;
       for (let s = 0; s <= t; s++) {
         let dot = 0;
         for (let j = h * D; j < h * D + D; j++) dot += x.q[t * C + j] * x.k[s * C + j];
@@ -128,10 +128,15 @@ function attend(x, { sharpness = 1, silenced = [] } = {}) {
 /** Runs tokens[0..T-1] through the model and keeps everything. `lab` bends attention (section 5):
     {sharpness: 1 is the model itself, 0 is uniform; silenced: heads switched off}. */
 function forward(weights, tokens, T, lab) {
-  const C = CONFIG.channels;
+  return forwardRows(newTrace(T), weights, tokens, 0, T, lab);
+}
+
+/** The same for positions `from` to T - 1 only; `x` holds those before and has room for these. */
+function forwardRows(x, weights, tokens, from, T, lab) {
+  const { channels: C, hidden: F, vocabulary: V } = CONFIG;
   const m = LAYOUT;
-  const x = newTrace(T);
-  for (let t = 0; t < T; t++) {
+  const apply = (out, matrix, input) => applyMatrix(out, weights, matrix, input, T, from);
+  for (let t = from; t < T; t++) {
     for (let c = 0; c < C; c++) {
       const i = t * C + c;
       x.tokenRow[i] = weights[m.token.start + tokens[t] * C + c];
@@ -139,22 +144,22 @@ function forward(weights, tokens, T, lab) {
       x.embedded[i] = x.tokenRow[i] + x.positionRow[i];
     }
   }
-  normRows(x.norm0, x.scale0, x.embedded, T);
-  normRows(x.norm1, x.scale1, x.norm0, T);
-  applyMatrix(x.q, weights, m.query, x.norm1, T);
-  applyMatrix(x.k, weights, m.key, x.norm1, T);
-  applyMatrix(x.v, weights, m.value, x.norm1, T);
-  attend(x, lab);
-  applyMatrix(x.attnOut, weights, m.mix, x.gathered, T);
-  for (let i = 0; i < T * C; i++) x.resid1[i] = x.attnOut[i] + x.norm0[i];
-  normRows(x.norm2, x.scale2, x.resid1, T);
-  applyMatrix(x.hidden, weights, m.up, x.norm2, T);
-  for (let i = 0; i < x.hidden.length; i++) x.active[i] = Math.max(0, x.hidden[i]);
-  applyMatrix(x.mlpOut, weights, m.down, x.active, T);
-  for (let i = 0; i < T * C; i++) x.resid2[i] = x.mlpOut[i] + x.resid1[i];
-  applyMatrix(x.logits, weights, m.head, x.resid2, T);
-  x.probs.set(x.logits);
-  for (let t = 0; t < T; t++) softmaxInPlace(x.probs, t * CONFIG.vocabulary, CONFIG.vocabulary);
+  normRows(x.norm0, x.scale0, x.embedded, T, from);
+  normRows(x.norm1, x.scale1, x.norm0, T, from);
+  apply(x.q, m.query, x.norm1);
+  apply(x.k, m.key, x.norm1);
+  apply(x.v, m.value, x.norm1);
+  attend(x, lab, T, from);
+  apply(x.attnOut, m.mix, x.gathered);
+  for (let i = from * C; i < T * C; i++) x.resid1[i] = x.attnOut[i] + x.norm0[i];
+  normRows(x.norm2, x.scale2, x.resid1, T, from);
+  apply(x.hidden, m.up, x.norm2);
+  for (let i = from * F; i < T * F; i++) x.active[i] = Math.max(0, x.hidden[i]);
+  apply(x.mlpOut, m.down, x.active);
+  for (let i = from * C; i < T * C; i++) x.resid2[i] = x.mlpOut[i] + x.resid1[i];
+  apply(x.logits, m.head, x.resid2);
+  for (let i = from * V; i < T * V; i++) x.probs[i] = x.logits[i];
+  for (let t = from; t < T; t++) softmaxInPlace(x.probs, t * V, V);
   return x;
 }
 

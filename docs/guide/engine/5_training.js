@@ -38,10 +38,11 @@ function generate(weights, rng, temperature) {
   const V = CONFIG.vocabulary;
   const tokens = [BOS];
   const picks = [];
+  const x = newTrace(CONFIG.context);
   while (tokens.length <= CONFIG.context) {
-    const x = forward(weights, tokens, tokens.length);
-    const last = x.logits.slice((tokens.length - 1) * V);
-    const probs = last.map((score) => score / temperature);
+    const t = tokens.length - 1; // positions before it keep their keys and values
+    forwardRows(x, weights, tokens, t, t + 1);
+    const probs = x.logits.slice(t * V, (t + 1) * V).map((score) => score / temperature);
     softmaxInPlace(probs, 0, V);
     const { pick, draw } = rng.choose(probs);
     picks.push({ token: pick, draw, probs });

@@ -1,10 +1,32 @@
 /* Everything a visitor can do, as a list a program can play: [name, () => do it].
 
    `nanochat guide-check` and tests/browser put this file into the page; the page does not hold it.
-   guidePlay.time(action) waits until the result is drawn and gives the milliseconds. */
+   guidePlay.play(section) does a section's list by itself, in any browser. For timings the program
+   outside presses F9 instead, once for each thing on the list: a real key, of which the browser's
+   own Event Timing says how long it took from its arrival to the picture that shows its effect on
+   the screen, in steps of 8 ms. Read: the lists -> play -> lineUp -> took. */
 "use strict";
 
 (() => {
+  const KEY = "F9";
+  const SHORTEST_MS = 16; // below this Event Timing says nothing
+  let line = []; // what the next presses of the key will do
+  let pressed = 0; // when the last press came in
+  const presented = new Map(); // when a press came in -> milliseconds until the picture
+  const note = (entries) => entries.forEach((e) => presented.set(e.startTime, e.duration));
+  const clock = new PerformanceObserver((list) => note(list.getEntries()));
+  clock.observe({ type: "event", durationThreshold: SHORTEST_MS });
+  addEventListener(
+    "keydown",
+    (event) => {
+      if (event.key !== KEY) return;
+      event.stopImmediatePropagation();
+      pressed = event.timeStamp;
+      line.shift()[1]();
+    },
+    true,
+  );
+
   const find = (selector) => document.querySelector(selector);
   const press = (selector) => find(selector).click();
   const type = (selector, text) => {
@@ -113,33 +135,44 @@
       ["table of chances", () => press("#token-table summary")],
     ],
 
-    /** Milliseconds from the action until its picture has been handed to the screen. */
-    async time(action) {
-      const start = performance.now();
-      action();
-      await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-      return performance.now() - start;
+    /** The sections with a list, in the page's order. */
+    sections() {
+      return [...document.querySelectorAll("section[data-code]")].map((section) => section.id);
     },
 
-    /** Plays a section's list; gives [name, milliseconds] for each. */
-    async play(section) {
-      const times = [];
+    async show(section) {
       document.getElementById(section).scrollIntoView({ behavior: "instant" });
       await new Promise((done) => setTimeout(done, 120));
-      for (const [name, action] of this[section]) {
-        times.push([`${section}: ${name}`, await this.time(action)]);
-        await new Promise((done) => setTimeout(done, 40));
-      }
-      return times;
     },
 
-    /** Every section in the page's order. */
-    async playAll() {
-      const times = [];
-      for (const section of document.querySelectorAll("section[data-code]")) {
-        times.push(...(await this.play(section.id)));
+    /** Does everything on a section's list, each drawn before the next; gives the names. */
+    async play(section) {
+      await this.show(section);
+      for (const [, action] of this[section]) {
+        action();
+        await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 40)));
       }
-      return times;
+      return this[section].map(([name]) => name);
+    },
+
+    /** Puts a section's list behind the key; gives the names. */
+    async lineUp(section) {
+      await this.show(section);
+      line = [...this[section]];
+      return line.map(([name]) => name);
+    },
+
+    /** Milliseconds from the last press of the key until its effect was on the screen. */
+    async took() {
+      const patience = performance.now() + 80; // an entry comes a little after its picture
+      do {
+        await new Promise((done) => requestAnimationFrame(() => setTimeout(done, 10)));
+        note(clock.takeRecords());
+      } while (!presented.has(pressed) && performance.now() < patience);
+      if (!pressed) throw new Error(`the browser got no ${KEY}`);
+      const took = presented.get(pressed) ?? SHORTEST_MS;
+      pressed = 0;
+      return took;
     },
 
     /** Seconds from pressing "Train to the end" until the last step is shown. */
@@ -163,6 +196,19 @@
       codePanels.attention.toggle(true);
     },
 
+    /** What axe finds with everything unfolded. The program brought axe. */
+    async findings() {
+      this.unfold();
+      const { violations } = await axe.run(document, { resultTypes: ["violations"] });
+      const places = (nodes) => nodes.slice(0, 5).map((node) => node.target[0]);
+      return violations.map(({ id, impact, nodes }) => ({ id, impact, nodes: places(nodes) }));
+    },
+
+    async measures() {
+      const sideways = document.documentElement.scrollWidth - innerWidth;
+      return { sideways_px: Math.max(0, sideways), frame_p95_ms: await this.frames() };
+    },
+
     /** The frame time that 95% of the frames of a running animation stay below. */
     async frames(milliseconds = 2000) {
       press("#graph-choice [data-value=softmax]");
@@ -178,9 +224,10 @@
       return gaps.slice(2).sort((a, b) => a - b)[Math.floor((gaps.length - 2) * 0.95)];
     },
 
-    /** Words a reader must never meet. */
+    /** Words a reader must never meet, and the notice that something failed. */
     nonsense() {
-      return document.body.innerText.match(/NaN|undefined|Infinity|\[object|null/g) || [];
+      const words = document.body.innerText.match(/NaN|undefined|Infinity|\[object|null/g) || [];
+      return find("#problem").hidden ? words : [...words, find("#problem").innerText];
     },
   };
 })();

@@ -1,4 +1,5 @@
-/* Making and finding elements, and writing numbers. Read: $ -> el -> svg -> fmt -> perFrame. */
+/* Making and finding elements, and writing numbers. Read: $ -> el -> svg -> renew -> fmt
+   -> perFrame. */
 "use strict";
 
 const $ = (selector, root = document) => root.querySelector(selector);
@@ -20,7 +21,7 @@ function svg(spec, attributes = {}, ...children) {
 function dress(node, classes, attributes, children) {
   if (classes.length) node.setAttribute("class", classes.join(" "));
   for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    if (name.startsWith("on")) node[name] = value;
     else if (name === "style") for (const p in value) node.style.setProperty(p, value[p]);
     else if (value !== false && value !== null && value !== undefined) {
       node.setAttribute(name, value === true ? "" : value);
@@ -28,6 +29,35 @@ function dress(node, classes, attributes, children) {
   }
   node.append(...children.flat(9).filter((c) => c !== null && c !== undefined && c !== false));
   return node;
+}
+
+/** host.replaceChildren(…), except that what was there and looks the same stays: the browser lays
+    out and paints the differences only. For pictures of numbers; whoever keeps a reference to a
+    node of its own must not hand it in, because its older twin is what stays. */
+function renew(host, ...children) {
+  const fresh = children.flat(9).filter((c) => c !== null && c !== undefined && c !== false);
+  const old = [...host.childNodes];
+  fresh.forEach((child, i) => {
+    const node = child instanceof Node ? child : document.createTextNode(child);
+    if (!old[i]) host.append(node);
+    else if (old[i].nodeName !== node.nodeName) old[i].replaceWith(node);
+    else if (node.nodeType === Node.TEXT_NODE) {
+      if (old[i].data !== node.data) old[i].data = node.data;
+    } else become(old[i], node);
+  });
+  for (const rest of old.slice(fresh.length)) rest.remove();
+}
+
+function become(old, fresh) {
+  for (const name of fresh.getAttributeNames()) {
+    const value = fresh.getAttribute(name);
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  for (const name of old.getAttributeNames()) {
+    if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  }
+  old.onclick = fresh.onclick;
+  renew(old, ...fresh.childNodes);
 }
 
 const MINUS = "−";
@@ -75,6 +105,18 @@ function perFrame(f) {
       f();
     });
   };
+}
+
+/** f(width) now and when the width changes: in the next frame, because an observer that changes
+    sizes at once makes the browser complain. */
+function onWidth(node, f) {
+  let width = 0;
+  const tell = perFrame(() => f(width));
+  new ResizeObserver(([{ contentRect }]) => {
+    if (contentRect.width === width) return;
+    width = contentRect.width;
+    tell();
+  }).observe(node);
 }
 
 const calm = matchMedia("(prefers-reduced-motion: reduce)");

@@ -32,8 +32,15 @@ function themeName() {
   return document.documentElement.dataset.theme;
 }
 
+const namedColours = new Map(); // asking the browser makes it style the page first
+
 function cssColour(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+  const key = `${themeName()} ${name}`;
+  if (!namedColours.has(key)) {
+    const style = getComputedStyle(document.documentElement);
+    namedColours.set(key, style.getPropertyValue(`--${name}`).trim());
+  }
+  return namedColours.get(key);
 }
 
 /** [r, g, b] of a value, full colour at ±limit. The root makes small numbers visible too. */
@@ -66,12 +73,14 @@ function inkOn(value, limit) {
   return inkFor(rampRgb(value, limit));
 }
 
-/** [r, g, b] of a named colour, mixed with another: share 1 is all `name`. */
-function mixedRgb(name, other, share) {
+/** 101 mixtures of two named colours as [r, g, b]: entry 100 is all `name`. */
+function mixtures(name, other) {
   const channels = (colour) =>
     [1, 3, 5].map((i) => parseInt(cssColour(colour).slice(i, i + 2), 16));
   const [a, b] = [channels(name), channels(other)];
-  return a.map((c, i) => Math.round(b[i] + (c - b[i]) * share));
+  return Array.from({ length: 101 }, (_, percents) =>
+    a.map((c, i) => Math.round(b[i] + ((c - b[i]) * percents) / 100)),
+  );
 }
 
 /** The size at which colour is full: the largest number present. */
@@ -79,6 +88,19 @@ function largest(numbers) {
   let top = 0;
   for (const x of numbers) top = Math.max(top, Math.abs(x));
   return top || 1;
+}
+
+const SHADES = 256; // from zero to full, in each direction
+const rampTables = {};
+
+/** The ramp as bytes for a canvas: r, g, b, 255 of -SHADES … SHADES. */
+function rampTable() {
+  const bytes = () =>
+    Uint8ClampedArray.from({ length: (2 * SHADES + 1) * 4 }, (_, at) => {
+      const rgb = rampRgb(Math.floor(at / 4) - SHADES, SHADES);
+      return [...rgb, 255][at % 4];
+    });
+  return (rampTables[themeName()] ??= bytes());
 }
 
 /** Draws rows × cols numbers on a canvas, one picture dot each; CSS scales it without blur. */
@@ -89,9 +111,11 @@ function paint(canvas, numbers, rows, cols, limit = largest(numbers)) {
   }
   const context = canvas.getContext("2d");
   const image = context.createImageData(cols, rows);
+  const table = rampTable();
   for (let i = 0; i < rows * cols; i++) {
-    const [r, g, b] = rampRgb(numbers[i], limit);
-    image.data.set([r, g, b, 255], i * 4);
+    const share = Math.max(-1, Math.min(1, numbers[i] / limit));
+    const from = (Math.round(share * SHADES) + SHADES) * 4;
+    for (let k = 0; k < 4; k++) image.data[i * 4 + k] = table[from + k];
   }
   context.putImageData(image, 0, 0);
 }

@@ -54,10 +54,16 @@ const models = {
   },
 };
 
-/** The word in use, or "emma" while what is typed can't be read. */
+const readable = { typed: null, word: "" };
+
+/** The word in use, or "olivia" while what is typed can't be read. */
 function readableWord() {
   const { word } = state.values;
-  return whyNotReadable(word) ? DEFAULTS.word[0] : word;
+  if (readable.typed !== word) {
+    readable.typed = word;
+    readable.word = whyNotReadable(word) ? DEFAULTS.word[0] : word;
+  }
+  return readable.word;
 }
 
 /** Position in use, inside the word. */

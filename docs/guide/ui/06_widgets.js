@@ -1,7 +1,7 @@
 /* Small pictures used by several sections: a strip of numbers, bars of chances, a word in tiles.
 
    A strip is a listbox: Tab reaches it, the arrows walk along it, and a line below spells out how
-   the chosen number came about. Read: strip -> chanceBars -> tiles. */
+   the chosen number came about. Read: strip -> ChanceBars -> tiles. */
 "use strict";
 
 let widgetCount = 0;
@@ -20,7 +20,7 @@ function strip(label, numbers, { limit = largest(numbers), names = null, choose,
         "aria-label": `${names ? names[i] : i}: ${fmt(x)}`,
         style: { background: rampColour(x, limit), color: inkOn(x, limit) },
       },
-      el("span", {}, names ? names[i] : fmt(x, 2)),
+      el("span", {}, names ? names[i] : Math.abs(x) < 0.005 ? "0.00" : fmt(x, 2)), // room for 5
     ),
   );
   const box = el(
@@ -70,35 +70,42 @@ function walkable(box, current, pick, count) {
 
 const TOKEN_NAMES = [...LETTERS, "BOS"];
 
-/** 27 upright bars, one a token. options: chosen, wanted (outlined), before (a ghost bar). */
-function chanceBars(probs, { chosen = -1, wanted = -1, before = null, label = "Chances" } = {}) {
-  const top = Math.max(...probs, ...(before || [0]));
-  const best = probs.indexOf(Math.max(...probs));
-  const bars = Array.from(probs, (p, i) => {
-    const state = [i === chosen && "chosen", i === wanted && "wanted", i === BOS && "bos"];
-    return el(
-      "div.bar-slot",
-      {
-        class: ["bar-slot", ...state.filter(Boolean)].join(" "),
-        title: `${TOKEN_NAMES[i]}: ${percent(p)}`,
-      },
-      el(
-        "div.bar-area",
-        {},
-        before && el("div.bar-ghost", { style: { height: `${(before[i] / top) * 100}%` } }),
-        el("div.bar", { style: { height: `${(p / top) * 100}%` } }),
-      ),
-      el("div.bar-name", {}, i === BOS ? "■" : LETTERS[i]),
+/** 27 upright bars, one a token; show() moves them. Bars slide up and down behind the edge of their
+    frame, which costs the browser no layout. */
+class ChanceBars {
+  constructor(label = "Chances") {
+    this.label = label;
+    this.slots = Array.from({ length: CONFIG.vocabulary }, (_, i) => this.slot(i));
+    this.node = el(
+      "div.bars",
+      { role: "img" },
+      this.slots.map((s) => s.node),
     );
-  });
-  return el(
-    "div.bars",
-    {
-      role: "img",
-      "aria-label": `${label}: most likely ${TOKEN_NAMES[best]} with ${percent(probs[best])}`,
-    },
-    bars,
-  );
+  }
+
+  slot(i) {
+    const [bar, ghost] = [el("div.bar"), el("div.bar-ghost")];
+    const name = el("div.bar-name", {}, i === BOS ? "■" : LETTERS[i]);
+    return { bar, ghost, node: el("div", {}, el("div.bar-area", {}, ghost, bar), name) };
+  }
+
+  /** options: chosen, wanted (outlined), before (a ghost bar). */
+  show(probs, { chosen = -1, wanted = -1, before = null } = {}) {
+    const top = Math.max(...probs, ...(before || [0]));
+    const best = probs.indexOf(Math.max(...probs));
+    const lower = (p) => `translateY(min(100% - 1px, ${100 - (p / top) * 100}%))`;
+    this.slots.forEach(({ node, bar, ghost }, i) => {
+      const state = [i === chosen && "chosen", i === wanted && "wanted", i === BOS && "bos"];
+      node.className = ["bar-slot", ...state.filter(Boolean)].join(" ");
+      node.title = `${TOKEN_NAMES[i]}: ${percent(probs[i])}`;
+      bar.style.transform = lower(probs[i]);
+      ghost.hidden = !before;
+      if (before) ghost.style.transform = lower(before[i]);
+    });
+    const said = `most likely ${TOKEN_NAMES[best]} with ${percent(probs[best])}`;
+    this.node.setAttribute("aria-label", `${this.label}: ${said}`);
+    return this.node;
+  }
 }
 
 /** The chances as table rows, most likely first. */
@@ -125,8 +132,9 @@ function tile(id, extra = {}) {
 function positionPicker(host) {
   const draw = () => {
     const tokens = tokenize(readableWord()).slice(0, -1);
-    host.replaceChildren(
-      ...tokens.map((id, t) =>
+    renew(
+      host,
+      tokens.map((id, t) =>
         tile(id, {
           tag: "button",
           type: "button",
@@ -145,8 +153,7 @@ function positionPicker(host) {
     draw();
     if (focused) host.children[positionNow()]?.focus();
   };
-  state.on(["word", "pos"], keepFocus);
-  draw();
+  live(host.closest("section").id, ["word", "pos"], keepFocus);
 }
 
 /** A text field for the word, with its complaint below. Several sections have one. */

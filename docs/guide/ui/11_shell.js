@@ -18,8 +18,9 @@ const live = (() => {
         }
       }
     },
-    { rootMargin: "20px 0px" },
+    { rootMargin: "-64px 0px -32px" }, // a section's first and last strip is only air
   );
+  addEventListener("beforeprint", () => [...drawings.values()].flat().forEach(catchUp));
 
   function catchUp(drawing) {
     if (drawing.stale) {

@@ -82,12 +82,13 @@ function pointAtMosaic(event) {
 
 /** Types a few invented names, each with its own seed, over the chances behind each letter. */
 function startTyping() {
-  const [out, note, bars] = [$("#hero-name"), $("#hero-note"), $("#hero-bars")];
+  const [out, note, bars] = [$("#hero-name"), $("#hero-note"), new ChanceBars()];
+  $("#hero-bars").append(bars.node);
   const rest = 1200;
   let seed = 0;
   const show = (picks, i) => {
     out.textContent = wordOf(picks.slice(0, i + 1));
-    bars.replaceChildren(chanceBars(picks[i].probs, { chosen: picks[i].token }));
+    bars.show(picks[i].probs, { chosen: picks[i].token });
   };
   const name = () => {
     seed++;

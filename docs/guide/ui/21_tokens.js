@@ -5,8 +5,9 @@ let namesFrom = 0;
 
 function showNames() {
   const shown = Python.first.slice(namesFrom, namesFrom + 10);
-  $("#names").replaceChildren(
-    ...shown.map((name) =>
+  renew(
+    $("#names"),
+    shown.map((name) =>
       el(
         "button.chip",
         {
@@ -30,8 +31,9 @@ function showTiles() {
   const { word } = state.values;
   const ids = [BOS, ...Array.from(word, (ch) => LETTERS.indexOf(ch)), BOS];
   const most = CONFIG.context; // BOS and 15 letters are read; the last BOS is only predicted
-  $("#token-tiles").replaceChildren(
-    ...ids.map((id, i) => {
+  renew(
+    $("#token-tiles"),
+    ids.map((id, i) => {
       const last = i === ids.length - 1;
       if (id < 0) {
         return el(
@@ -75,8 +77,9 @@ async function showVocabulary() {
   const draw = () => {
     const used = new Set(tokenize(state.values.word));
     const top = Math.max(...shares);
-    host.replaceChildren(
-      ...Array.from(shares, (share, id) =>
+    renew(
+      host,
+      Array.from(shares, (share, id) =>
         el(
           "div.vocab-item",
           { class: `vocab-item ${used.has(id) ? "used" : ""}` },

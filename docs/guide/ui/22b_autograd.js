@@ -118,7 +118,8 @@ function drawGraph() {
   );
   const boxes = order.map((v) => drawBox(v, v === passing || (step === 1 && v === root)));
   const view = `-6 -10 ${width + 12} ${height + 4}`;
-  $("#graph").replaceChildren(
+  renew(
+    $("#graph"),
     svg(
       "svg",
       {
@@ -180,7 +181,8 @@ function showNudges() {
     const change = moved.root.data - full.root.data;
     return [name, signed(change, 6), fmt(change / h, 4), fmt(full.inputs[name].grad, 4)];
   });
-  $("#nudge").replaceChildren(
+  renew(
+    $("#nudge"),
     table(
       "Raise one input by 0.001 and compute again",
       ["input", "result moves by", "per unit", "gradient says"],

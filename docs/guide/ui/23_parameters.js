@@ -298,7 +298,8 @@ function showAlike() {
       ),
       el("span", {}, fmt(x, 2)),
     );
-  $("#alike").replaceChildren(
+  renew(
+    $("#alike"),
     el(
       "div.alike-columns",
       {},

@@ -161,7 +161,11 @@ function drawDiagram() {
   );
 }
 
-const architecture = { refreshTable: () => {}, chosen: 0 };
+const architecture = {
+  refreshTable: () => {},
+  chosen: 0,
+  guess: new ChanceBars("Chances of the next token"),
+};
 
 function operationNow() {
   return OPERATIONS[Math.min(state.values.op, OPERATIONS.length - 1)];
@@ -218,20 +222,11 @@ function showOperation() {
     ...outputs
       .filter((v) => v.bars)
       .map((v) =>
-        chanceBars(v.numbers, { wanted: wordTokens()[t + 1], label: "Chances of the next token" }),
+        new ChanceBars(architecture.guess.label).show(v.numbers, { wanted: wordTokens()[t + 1] }),
       ),
   );
-  $("#op-guess").replaceChildren(
-    ...(outputs.some((v) => v.bars)
-      ? []
-      : [
-          el("p.vector-label", {}, "Where all this leads: the chances of the next token"),
-          chanceBars(probsAt(x, t), {
-            wanted: wordTokens()[t + 1],
-            label: "Chances of the next token",
-          }),
-        ]),
-  );
+  $("#op-guess").hidden = outputs.some((v) => v.bars);
+  architecture.guess.show(probsAt(x, t), { wanted: wordTokens()[t + 1] });
   const first = outputs[0];
   const index = Math.min(architecture.chosen, first.numbers.length - 1);
   $("#op-output .strip").pick(index);
@@ -258,6 +253,10 @@ function startArchitecture() {
   $("#op-count").textContent = String(OPERATIONS.length);
   positionPicker($("#arch-positions"));
   drawDiagram();
+  $("#op-guess").append(
+    el("p.vector-label", {}, "Where all this leads: the chances of the next token"),
+    architecture.guess.node,
+  );
   architecture.refreshTable = tableTwin($("#op-table"), operationTable);
   live("architecture", ["word", "pos", "op", "model"], showOperation);
   new Stepper($("#arch-stepper"), "architecture", "op", () => OPERATIONS.length - 1, {

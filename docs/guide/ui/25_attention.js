@@ -3,10 +3,12 @@
    Read: HeadMap -> drawArrows -> spellCell -> showBend. */
 "use strict";
 
-/** A T × T grid of cells; a grid for screen readers, arrows walk through it. */
+/** A T × T grid of cells; a grid for screen readers, arrows walk through it. The cells are empty
+    and lie on a canvas with their colours and numbers: painting it needs no layout. */
 class HeadMap {
   constructor(head, host) {
-    Object.assign(this, { head, T: 0, cells: [] });
+    Object.assign(this, { head, T: 0, cells: [], width: 0 });
+    this.canvas = el("canvas.head-picture", { "aria-hidden": "true" });
     this.grid = el("div.head-grid", {
       role: "grid",
       tabindex: 0,
@@ -17,7 +19,12 @@ class HeadMap {
       if (at >= 0) this.choose(Math.floor(at / this.T), at % this.T);
     });
     this.grid.addEventListener("keydown", (event) => this.walk(event));
-    host.append(el("div.head-card", {}, el("h4", {}, `head ${head}`), this.grid));
+    onWidth(this.canvas, (width) => {
+      this.width = width;
+      this.paint();
+    });
+    const frame = el("div.head-frame", {}, this.canvas, this.grid);
+    host.append(el("div.head-card", {}, el("h4", {}, `head ${head}`), frame));
   }
 
   choose(pos, key) {
@@ -60,52 +67,69 @@ class HeadMap {
     if (this.trace === x && this.theme === themeName()) return;
     this.trace = x;
     this.theme = themeName();
-    this.shades = Array.from({ length: 101 }, (_, i) => mixedRgb("attn", "raised", i / 100));
-    names.forEach((n, i) => {
-      this.labels[i].textContent = n === "BOS" ? "■" : n;
-      this.columns[i].textContent = n === "BOS" ? "■" : n;
-    });
-    for (let t = 0; t < x.T; t++) {
-      for (let s = 0; s < x.T; s++) {
-        const weight = s <= t ? x.weights[(this.head * x.T + t) * x.T + s] : null;
-        this.showCell(
-          this.cells[t * x.T + s],
-          weight,
-          x.T <= 8,
-          `${names[t]} at ${t} looks at ${names[s]} at ${s}`,
-        );
-      }
+    const otherWord = this.word !== names.join();
+    this.word = names.join();
+    for (let t = 0; otherWord && t < x.T; t++) {
+      const letter = names[t] === "BOS" ? "■" : names[t];
+      this.labels[t].textContent = letter;
+      this.columns[t].textContent = letter;
     }
+    for (let t = 0; t < x.T; t++) {
+      for (let s = 0; s < (otherWord ? x.T : t + 1); s++) this.describe(x, names, t, s);
+    }
+    this.paint();
   }
 
-  showCell(cell, weight, withText, label) {
-    if (weight === null) {
-      cell.className = "head-cell future";
-      cell.setAttribute("aria-label", `${label}: not visible`);
-      return;
+  describe(x, names, t, s) {
+    const cell = this.cells[t * x.T + s];
+    cell.classList.toggle("future", s > t);
+    const share = s > t ? "not visible" : percent(attentionRow(x.weights, x, this.head, t)[s]);
+    const place = `${names[t]} at ${t} looks at ${names[s]} at ${s}`;
+    cell.setAttribute("aria-label", `${place}: ${share}`);
+  }
+
+  /** One square for each share, with its number where there is room. */
+  paint() {
+    if (!this.trace || !this.width) return;
+    const { T, weights } = this.trace;
+    const gap = 2; // as in the grid above it
+    const size = (this.width - gap * (T - 1)) / T;
+    const shades = mixtures("attn", "raised");
+    const pen = sharpContext(this.canvas, this.width, this.width);
+    pen.font = "11px ui-monospace, Menlo, Consolas, Liberation Mono, monospace";
+    pen.textAlign = "center";
+    pen.textBaseline = "middle";
+    for (let t = 0; t < T; t++) {
+      for (let s = 0; s <= t; s++) {
+        const percents = Math.round(weights[(this.head * T + t) * T + s] * 100);
+        const [left, top] = [s * (size + gap), t * (size + gap)];
+        const rgb = shades[percents];
+        pen.fillStyle = `rgb(${rgb.join(" ")})`;
+        pen.fillRect(left, top, size, size);
+        if (size < 20) continue;
+        pen.fillStyle = inkFor(rgb);
+        pen.fillText(String(percents), left + size / 2, top + size / 2 + 1);
+      }
     }
-    const rgb = this.shades[Math.round(weight * 100)];
-    cell.className = "head-cell";
-    cell.style.background = `rgb(${rgb.join(" ")})`;
-    cell.style.color = inkFor(rgb);
-    cell.textContent = withText ? Math.round(weight * 100) : "";
-    cell.setAttribute("aria-label", `${label}: ${percent(weight)}`);
   }
 
   /** Outlines the row that asks and the chosen cell. */
   mark() {
     const [pos, key] = [positionNow(), keyNow()];
-    for (const cell of this.marked ?? []) cell.classList.remove("in-row", "chosen");
-    this.marked = this.cells.slice(pos * this.T, (pos + 1) * this.T);
-    for (const cell of this.marked) cell.classList.add("in-row");
-    if (this.head !== state.values.head) return;
-    this.marked[key].classList.add("chosen");
-    this.grid.setAttribute("aria-activedescendant", this.marked[key].id);
+    const chosen = this.head === state.values.head ? pos * this.T + key : -1;
+    this.cells.forEach((cell, i) => {
+      cell.classList.toggle("in-row", Math.floor(i / this.T) === pos);
+      cell.classList.toggle("chosen", i === chosen);
+    });
+    if (chosen >= 0) this.grid.setAttribute("aria-activedescendant", this.cells[chosen].id);
   }
 }
 
 const headMaps = [];
-const attention = { refreshTable: () => {} };
+const attention = {
+  refreshTable: () => {},
+  bars: new ChanceBars("Chances of the next token"),
+};
 
 /** The chosen key, never in the future. */
 function keyNow() {
@@ -168,7 +192,8 @@ function drawArrows(x) {
     ),
   );
   $("#arrow-head").textContent = `${head}`;
-  $("#arrows").replaceChildren(
+  renew(
+    $("#arrows"),
     svg(
       "svg",
       {
@@ -215,7 +240,8 @@ function spellCell(x) {
   const share = attentionRow(x.weights, x, head, t)[s];
   const bent =
     sharp === 1 ? "" : ` The slider below multiplies every score by ${fmt(sharp, 2)} first.`;
-  $("#dot").replaceChildren(
+  renew(
+    $("#dot"),
     el(
       "div.table-scroll",
       { tabindex: 0, role: "region", "aria-label": "query times key" },
@@ -258,9 +284,7 @@ function showBend() {
     .slice(0, t + 1)
     .map((id) => (id === BOS ? "■" : LETTERS[id]))
     .join("");
-  $("#bend-bars").replaceChildren(
-    chanceBars(after, { before, wanted: next, label: "Chances of the next token" }),
-  );
+  attention.bars.show(after, { before, wanted: next });
   const { sharp, off } = state.values;
   const plain = sharp === 1 && !off;
   $("#bend-say").textContent = plain
@@ -312,6 +336,7 @@ function startAttention() {
       ),
     ),
   );
+  $("#bend-bars").append(attention.bars.node);
   $("#attn-restore").onclick = () => state.set({ sharp: 1, off: "" });
   attention.refreshTable = tableTwin($("#bend-table"), bendTable);
   live("attention", ["word", "pos", "key", "head", "sharp", "off", "model"], showHeads);

@@ -1,31 +1,34 @@
 /* The loss curve on a canvas: every loss as a dot, its running mean as a line, Python's behind it.
 
-   Read: runningMean -> LossChart.draw. */
+   A new step adds a dot and a piece of line to what is there; the mark of the step that is looked
+   at lies above the canvas. Read: meanAt -> LossChart.draw -> begin, add -> look. */
 "use strict";
 
 const MEAN_OVER = 50;
 
-/** Mean of the last 50 (or fewer) at each place. */
-function runningMean(numbers) {
-  const means = [];
+/** Mean of the last 50 (or fewer) up to step i. */
+function meanAt(numbers, i) {
+  const from = Math.max(0, i + 1 - MEAN_OVER);
   let sum = 0;
-  numbers.forEach((x, i) => {
-    sum += x;
-    if (i >= MEAN_OVER) sum -= numbers[i - MEAN_OVER];
-    means.push(sum / Math.min(i + 1, MEAN_OVER));
-  });
-  return means;
+  for (let k = from; k <= i; k++) sum += numbers[k];
+  return sum / (i + 1 - from);
 }
 
 class LossChart {
   constructor(canvas, python) {
-    Object.assign(this, { canvas, python, pythonMeans: runningMean(python), looked: -1 });
+    Object.assign(this, { canvas, python, looked: -1, drawn: 0, width: 0 });
+    this.mark = el("div.chart-mark", { hidden: true }, el("i"));
+    canvas.after(this.mark);
     this.top = Math.max(...python) + 0.2;
     this.floor = Math.floor(Math.min(...python));
-    canvas.addEventListener("pointermove", (event) => {
-      const { left } = canvas.getBoundingClientRect();
-      this.look(this.stepAt(event.clientX - left));
+    onWidth(canvas.parentElement, (width) => {
+      this.width = width;
+      this.height = Math.max(180, Math.min(280, width * 0.38));
+      canvas.style.height = `${this.height}px`;
+      this.begin();
+      this.draw(training.losses);
     });
+    canvas.addEventListener("pointermove", (event) => this.look(this.stepAt(event.offsetX)));
     canvas.addEventListener("keydown", (event) => {
       const delta = { ArrowLeft: -1, ArrowRight: 1, Home: -1e4, End: 1e4 }[event.key];
       if (!delta) return;
@@ -37,7 +40,7 @@ class LossChart {
 
   look(step) {
     this.looked = Math.max(0, Math.min(training.losses.length - 1, step));
-    this.draw(training.losses);
+    this.showMark(training.losses);
     this.onLook?.(this.looked);
   }
 
@@ -54,23 +57,40 @@ class LossChart {
     return Math.round(((x - 38) / (this.width - 48)) * CONFIG.steps) - 1;
   }
 
+  /** Brings the picture up to the newest loss. */
   draw(losses) {
-    this.width = this.canvas.parentElement.clientWidth;
-    this.height = Math.max(180, Math.min(280, this.width * 0.38));
-    this.canvas.style.height = `${this.height}px`;
-    const pen = sharpContext(this.canvas, this.width, this.height);
-    this.axes(pen);
-    this.line(pen, this.pythonMeans, cssColour("quiet"), 5, 0.35);
-    pen.fillStyle = cssColour("loss");
-    pen.globalAlpha = 0.6;
-    losses.forEach((loss, i) => pen.fillRect(this.x(i + 1) - 1, this.y(loss) - 1, 2, 2));
-    pen.globalAlpha = 1;
-    this.line(pen, runningMean(losses), cssColour("loss"), 2, 1);
-    if (this.looked >= 0 && this.looked < losses.length) this.marker(pen, losses);
+    if (!this.width) return;
+    if (losses.length < this.drawn || this.theme !== themeName()) this.begin();
+    this.add(losses);
+    this.showMark(losses);
     const now = losses.length
-      ? `after ${losses.length} steps the running mean is ${fmt(runningMean(losses).pop(), 3)}`
+      ? `after ${losses.length} steps the running mean is ${fmt(lastMean(losses), 3)}`
       : "no step taken yet";
     this.canvas.setAttribute("aria-label", `Loss curve: ${now}`);
+  }
+
+  /** An empty chart: axes, and Python's running mean. */
+  begin() {
+    this.theme = themeName();
+    this.drawn = 0;
+    this.pen = sharpContext(this.canvas, this.width, this.height);
+    this.axes(this.pen);
+    this.line(this.python, 0, cssColour("quiet"), 5, 0.35);
+  }
+
+  /** Dots and mean of the steps that are not drawn yet. */
+  add(losses) {
+    const { pen } = this;
+    pen.fillStyle = cssColour("loss");
+    pen.globalAlpha = 0.6;
+    for (let i = this.drawn; i < losses.length; i++) {
+      pen.fillRect(this.x(i + 1) - 1, this.y(losses[i]) - 1, 2, 2);
+    }
+    pen.globalAlpha = 1;
+    if (losses.length > this.drawn) {
+      this.line(losses, Math.max(0, this.drawn - 1), cssColour("loss"), 2, 1);
+    }
+    this.drawn = losses.length;
   }
 
   axes(pen) {
@@ -107,9 +127,13 @@ class LossChart {
     pen.textAlign = "left";
   }
 
-  line(pen, numbers, colour, width, alpha) {
+  /** The running mean of `numbers` from step `from` on. */
+  line(numbers, from, colour, width, alpha) {
+    const { pen } = this;
     pen.beginPath();
-    numbers.forEach((y, i) => pen.lineTo(this.x(i + 1), this.y(y)));
+    for (let i = from; i < numbers.length; i++) {
+      pen.lineTo(this.x(i + 1), this.y(meanAt(numbers, i)));
+    }
     pen.strokeStyle = colour;
     pen.lineWidth = width;
     pen.lineJoin = "round";
@@ -118,16 +142,12 @@ class LossChart {
     pen.globalAlpha = 1;
   }
 
-  marker(pen, losses) {
-    const [x, y] = [this.x(this.looked + 1), this.y(losses[this.looked])];
-    pen.strokeStyle = cssColour("ink");
-    pen.beginPath();
-    pen.moveTo(x, 10);
-    pen.lineTo(x, this.height - 26);
-    pen.stroke();
-    pen.fillStyle = cssColour("loss");
-    pen.beginPath();
-    pen.arc(x, y, 4.5, 0, 7);
-    pen.fill();
+  showMark(losses) {
+    this.mark.hidden = this.looked < 0 || this.looked >= losses.length;
+    if (this.mark.hidden) return;
+    this.mark.style.transform = `translateX(${this.x(this.looked + 1)}px)`;
+    this.mark.firstChild.style.transform = `translateY(${this.y(losses[this.looked])}px)`;
   }
 }
+
+const lastMean = (losses) => meanAt(losses, losses.length - 1);

@@ -9,7 +9,8 @@ const speedWords = (i) =>
     ? "as fast as it goes"
     : `${SPEEDS[i]} ${SPEEDS[i] === 1 ? "step" : "steps"} a second`;
 
-const trainingView = { chart: null, refreshTable: () => {}, loupe: null };
+const EYE_MS = 150;
+const trainingView = { chart: null, refreshTable: () => {}, loupe: null, documentAt: 0, pairs: 0 };
 
 function speedNow() {
   return SPEEDS[Number($("#train-speed").value)];
@@ -32,7 +33,7 @@ function showStatus() {
     status.textContent =
       `All ${commas(CONFIG.steps)} steps are done. The learning rate has reached 0, so more ` +
       `steps would change nothing. Mean loss of the last ${MEAN_OVER}: ` +
-      `${fmt(runningMean(losses).pop(), 4)}. ` +
+      `${fmt(lastMean(losses), 4)}. ` +
       "“Start over” brings the random numbers back.";
   } else if (!done) {
     status.textContent =
@@ -42,7 +43,7 @@ function showStatus() {
     status.textContent =
       `Step ${commas(done)} of ${commas(CONFIG.steps)}. Loss of the last name: ` +
       `${fmt(losses[done - 1], 4)}; ` +
-      `running mean ${fmt(runningMean(losses).pop(), 4)}. Learning rate now ` +
+      `running mean ${fmt(lastMean(losses), 4)}. Learning rate now ` +
       `${fmt(learningRateAt(done), 5)}.`;
   }
   for (const button of $$("[data-train]")) button.disabled = finished;
@@ -56,7 +57,8 @@ function showLegend(step) {
       ? ""
       : ` Step ${step + 1}, “${trainingWord(step)}”: loss ${fmt(losses[step], 4)}; Python’s ` +
         `${fmt(Python.run.losses[step], 4)}.`;
-  $("#loss-legend").replaceChildren(
+  renew(
+    $("#loss-legend"),
     el("span.key-dot"),
     "each step ",
     el("span.key-line"),
@@ -72,9 +74,13 @@ function trainingWord(step) {
   return Python.first[step] ?? `name ${step + 1} in the shuffled list`;
 }
 
-/** The last name, pair by pair: what it saw, what came, how likely the model found it. */
+/** The last name, pair by pair: what it saw, what came, how likely the model found it. While
+    training runs, names follow each other slowly enough to be seen, and the list never shrinks. */
 function showDocument() {
-  const last = training.last;
+  const { last, running } = training;
+  const now = performance.now();
+  if (running && now - trainingView.documentAt < EYE_MS) return;
+  trainingView.documentAt = now;
   const word = last ? last.word : Python.first[0];
   const tokens = tokenize(word);
   $("#document-title").textContent = last
@@ -106,8 +112,11 @@ function showDocument() {
     ),
   );
   const mean = Array.from(losses).reduce((a, b) => a + b, 0) / losses.length;
-  $("#document-pairs").replaceChildren(
-    ...rows,
+  trainingView.pairs = running ? Math.max(trainingView.pairs, rows.length) : rows.length;
+  $("#document-pairs").style.setProperty("--pairs", trainingView.pairs);
+  renew(
+    $("#document-pairs"),
+    rows,
     el(
       "p.readout",
       {},
@@ -184,7 +193,8 @@ class Loupe {
         el("span.loupe-note", {}, note),
       );
     const top = (mode) => largest(this.numbers(mode));
-    $("#loupe").replaceChildren(
+    renew(
+      $("#loupe"),
       el("h4", {}, parameterName(index)),
       bar("value", w, top("weights"), "now"),
       bar("gradient", g, top("grads"), done ? "of the last name’s loss" : "train a step to see it"),
@@ -210,12 +220,12 @@ function showTraining() {
 }
 
 function lossTable() {
-  const means = runningMean(training.losses);
-  const rows = means
-    .map((mean, i) => [
+  const { losses } = training;
+  const rows = losses
+    .map((loss, i) => [
       i + 1,
-      fmt(training.losses[i], 6),
-      fmt(mean, 4),
+      fmt(loss, 6),
+      fmt(meanAt(losses, i), 4),
       fmt(Python.run.losses[i], 6),
     ])
     .filter((_, i) => i < 10 || (i + 1) % 50 === 0);
@@ -251,6 +261,5 @@ function startTraining() {
   const changed = live("training", ["theme"], showTraining);
   live("training", ["param"], () => trainingView.loupe.show());
   training.on(perFrame(changed));
-  addEventListener("resize", changed);
   enterActions.training = () => train(10);
 }

@@ -3,29 +3,32 @@
    Read: drawnName -> showTyped -> showToken -> showTwenty. */
 "use strict";
 
-const inference = { shown: 0, timer: 0, refreshTable: () => {}, names: new Set(Python.first) };
+const inference = {
+  timer: 0,
+  refreshTable: () => {},
+  names: new Set(Python.first),
+  bars: new ChanceBars(),
+};
 
 /** The name in view: its seed, temperature and weights decide it, so it can be made again. */
 function drawnName() {
   return generate(models.current, new PythonRandom(state.values.draw), state.values.temp);
 }
 
+/** 27 bars as one line each of a path: a path costs the browser what a single bar would. */
 function miniBars(probs, chosen) {
   const top = Math.max(...probs);
+  const bar = (i) => `M${i + 0.5} 14V${fixed(14 - (probs[i] / top) * 14)}`;
+  const others = Array.from(probs, (_, i) => (i === chosen ? "" : bar(i))).join("");
   return svg(
     "svg.mini-bars",
     { viewBox: "0 0 27 14", preserveAspectRatio: "none", "aria-hidden": "true" },
-    Array.from(probs, (p, i) =>
-      svg("rect", {
-        x: i + 0.1,
-        width: 0.8,
-        y: 14 - (p / top) * 14,
-        height: (p / top) * 14,
-        class: i === chosen ? "chosen" : "",
-      }),
-    ),
+    svg("path", { d: others }),
+    svg("path.chosen", { d: bar(chosen) }),
   );
 }
+
+const fixed = (x) => String(Math.round(x * 100) / 100);
 
 /** Types the name; `at once` when motion is unwanted or only the chances changed. */
 function showTyped(atOnce) {
@@ -34,40 +37,39 @@ function showTyped(atOnce) {
   inference.picks = picks;
   $("#draw-seed").textContent = `seed ${state.values.draw}, ${models.label()}`;
   const host = $("#typed");
-  host.replaceChildren(tile(BOS, { class: "given" }));
-  const add = (i) => {
-    const { token, probs } = picks[i];
-    host.append(
-      el(
-        "button.typed-token",
-        {
-          type: "button",
-          "aria-pressed": "false",
-          "aria-label": `${tokenText(token)}, drawn with chance ${percent(probs[token])}`,
-          onclick: () => state.set({ seen: i }),
-        },
-        tile(token),
-        miniBars(probs, token),
-        el("span.typed-chance", {}, percent(probs[token])),
-      ),
-    );
-  };
+  const start = tile(BOS, { class: "given" });
   const finish = () => {
     noteName(picks);
     showToken();
   };
   if (atOnce || calm.matches) {
-    picks.forEach((_, i) => add(i));
+    renew(host, start, picks.map(typedToken));
     finish();
     return;
   }
+  host.replaceChildren(start);
   let i = 0;
   const type = () => {
-    add(i++);
+    host.append(typedToken(picks[i], i++));
     if (i < picks.length) inference.timer = setTimeout(type, 170);
     else finish();
   };
   type();
+}
+
+function typedToken({ token, probs }, i) {
+  return el(
+    "button.typed-token",
+    {
+      type: "button",
+      "aria-pressed": "false",
+      "aria-label": `${tokenText(token)}, drawn with chance ${percent(probs[token])}`,
+      onclick: () => state.set({ seen: i }),
+    },
+    tile(token),
+    miniBars(probs, token),
+    el("span.typed-chance", {}, percent(probs[token])),
+  );
 }
 
 function noteName(picks) {
@@ -92,13 +94,11 @@ function showToken() {
     .map((p) => LETTERS[p.token])
     .join("");
   const low = probs.slice(0, token).reduce((a, b) => a + b, 0);
-  $("#token-detail").replaceChildren(
-    el(
-      "h3",
-      {},
-      `After ${before ? `“${before}”` : "BOS"}, at temperature ${fmt(state.values.temp, 1)}`,
-    ),
-    chanceBars(probs, { chosen: token, label: "Chances" }),
+  $("#token-title").textContent =
+    `After ${before ? `“${before}”` : "BOS"}, at temperature ${fmt(state.values.temp, 1)}`;
+  inference.bars.show(probs, { chosen: token });
+  renew(
+    $("#token-draw"),
     el(
       "div.wheel",
       { "aria-hidden": "true" },
@@ -143,8 +143,9 @@ function showTwenty() {
       requestAnimationFrame(some);
       return;
     }
-    host.replaceChildren(
-      ...made.map((word) =>
+    renew(
+      host,
+      made.map((word) =>
         el(
           "span.chip",
           { class: inference.names.has(word) ? "chip known" : "chip" },
@@ -157,7 +158,7 @@ function showTwenty() {
       `${CONFIG.samples - known} of ${CONFIG.samples} are not in the dataset; ` +
       `${known} ${known === 1 ? "is" : "are"} (underlined).`;
   };
-  requestAnimationFrame(some); // after the name above is on the screen
+  setTimeout(() => requestAnimationFrame(some), 60); // after the name above is on the screen
 }
 
 function showPythonNames() {
@@ -182,6 +183,7 @@ function startInference() {
       inference.picks[Math.max(0, Math.min(state.values.seen, inference.picks.length - 1))];
     return table("All 27 chances", ["token", "share", "probability"], chanceRows(probs));
   });
+  $("#token-title").after(inference.bars.node);
   live("inference", ["draw"], () => showTyped(false));
   live("inference", ["temp", "model"], () => showTyped(true));
   live("inference", ["seen"], () => {
