@@ -44,14 +44,13 @@ def attend(
 # @learn:architecture.causal_mask
 def window_mask(T: int, window: int, device: torch.device) -> Tensor:
     """(T, T) of booleans: may query row i look at key column j?"""
-    distance = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)
-    return (distance >= 0) & (distance <= window)
+    return torch.ones(T, T, dtype=torch.bool, device=device).tril().triu(-window)
 
 
 def visible_scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
     """q k^T / sqrt(D) as (B, H, T, S), -inf where a query may not look: `attend` in the open."""
-    H, D = q.shape[2:]
-    k = k.transpose(1, 2).repeat_interleave(H // k.size(2), dim=1)  # (B, H, S, D)
+    (H, D), k = q.shape[2:], k.transpose(1, 2)
+    k = k if k.size(1) == H else k.repeat_interleave(H // k.size(1), dim=1)  # (B, H, S, D)
     scores = (q.transpose(1, 2) @ k.mT) * D**-0.5
     return scores if mask is None else scores.masked_fill(~mask, float("-inf"))
 

@@ -27,12 +27,13 @@ from torch import Tensor
 import nanochat.gpt as gpt
 from nanochat.errors import UserError
 from nanochat.fused import inverse_rms
-from nanochat.trace_format import Level, Record, Step, Trace, pack
+from nanochat.trace_format import Captured, Level, Record, Step, Trace, capture
 from nanochat.trace_names import CONSTANTS, DERIVED, IN_BLOCK, axes_of, chosen, split_name
 
 Dtype = Literal["f16", "f32"]
 Mode = Literal["observe", "edit"]
 QUERY, KEY = "attn.q", "attn.k"
+STARTS_OF_DERIVED = {QUERY, KEY, "attn.q_normed", "attn.k_normed", "attn.z"}
 
 
 class TraceMisuse(UserError):
@@ -110,6 +111,8 @@ class TraceContext:
         self.steps: list[Step] = []
         self.held: dict[str, list[Tensor]] = {}  # tensors whose gradient was asked for
         self.queries: dict[str, Tensor] = {}  # attn.q and attn.k before the rotation
+        self.rotated: list[tuple[Record, Tensor]] = []  # to be worked out: its q or k before
+        self.shares: list[tuple[Record, int]] = []  # attn.result of a layer, to be worked out
         self.thread = 0
 
     def _checked(self, edits: Sequence[Edit], mode: Mode) -> list[Edit]:
@@ -143,6 +146,8 @@ class TraceContext:
         assert gpt.TAP is self, "nobody else closes this trace"
         gpt.TAP = None
         self.queries.clear()
+        if kind is None:
+            self._work_out()
 
     # --- called by gpt.py ---
 
@@ -154,6 +159,7 @@ class TraceContext:
             raise TraceMisuse("another model ran inside this trace: open one for it instead")
         if len(idx) != 1:
             raise TraceMisuse(f"{len(idx)} rows at once: a trace follows one row")
+        self._work_out()
         start = int(cache.positions(1)[0, 0]) if cache is not None else 0
         self.steps.append(Step(start, idx[0].tolist(), []))
         for name in CONSTANTS:
@@ -173,12 +179,12 @@ class TraceContext:
     def __call__(self, name: str, x: Tensor, layer: int = -1) -> Tensor:
         """One activation passes by; what comes back is what the model goes on with."""
         key = (layer, name)
-        if self.touched and key in self.touched:
+        if key in self.touched:
             x = self._touch(self.touched[key], x)
-        if key in self.watched:
-            self._keep(self.watched[key], x.detach(), sys._getframe(1))
-        if layer >= 0:
-            self._derive(name, x, layer)
+        if wanted := self.watched.get(key):
+            self._keep(wanted, x, sys._getframe(1))
+        if name in STARTS_OF_DERIVED:
+            self._derive(name, x, layer, sys._getframe(1))
         return x
 
     # --- inside ---
@@ -196,32 +202,53 @@ class TraceContext:
             self.held.setdefault(name, []).append(x)
         return x
 
-    def _keep(self, name: str, x: Tensor, at: FrameType) -> None:
-        self.steps[-1].records.append(Record(name, x[0], at.f_code, at.f_lineno))
+    def _keep(self, name: str, x: Tensor, at: FrameType) -> Record:
+        x = x.detach() if x.requires_grad else x
+        record = Record(name, x, at.f_code, at.f_lineno)
+        self.steps[-1].records.append(record)
+        return record
 
-    def _derive(self, name: str, x: Tensor, layer: int) -> None:
-        """What the model never computes by itself: rotation without norm, one head's share."""
+    def _derive(self, name: str, x: Tensor, layer: int, at: FrameType) -> None:
+        """What the model never computes by itself: rotation without norm, one head's share.
+
+        Their place is kept here; they are worked out after the pass, all layers together.
+        """
         if name in (QUERY, KEY):
-            self.queries[name] = x
-        elif name in ("attn.q_normed", "attn.k_normed"):
-            rotated = f"attn.rot_{name[5]}"
-            if (layer, rotated) in self.watched:
-                before = self.queries[f"attn.{name[5]}"]
-                size = inverse_rms(before) * self.model.config.qk_scale
-                self._keep(self.watched[layer, rotated], (x / size).detach(), sys._getframe(2))
-        elif name == "attn.z" and (layer, "attn.result") in self.watched:
-            H, D = x.shape[2:]
+            self.queries[name] = x.detach() if x.requires_grad else x
+        elif name == "attn.z":
+            if wanted := self.watched.get((layer, "attn.result")):
+                self.shares.append((self._keep(wanted, x, at), layer))
+        elif wanted := self.watched.get((layer, f"attn.rot_{name[5]}")):
+            self.rotated.append((self._keep(wanted, x, at), self.queries[name[:6]]))
+
+    def _work_out(self) -> None:
+        """rot = normed * rms / scale; result = z of a head times its rows of the output matrix."""
+        sizes = {before.shape for _, before in self.rotated}
+        for size in sizes:
+            group = [(record, before) for record, before in self.rotated if before.shape == size]
+            inverse = inverse_rms(torch.cat([before for _, before in group]))
+            normed = torch.cat([record.tensor for record, _ in group])  # (n, T, H or G, D)
+            turned = normed.div_(inverse.mul_(self.model.config.qk_scale))
+            for row, (record, _) in enumerate(group):
+                record.tensor = turned[row : row + 1]
+        for record, layer in self.shares:
             block: Any = self.model.blocks[layer]
-            weight = block.attn.out.weight.to(x.dtype).view(-1, H, D).permute(1, 2, 0)  # (H, D, C)
-            result = (x.transpose(1, 2) @ weight).transpose(1, 2)  # (1, T, H, C)
-            self._keep(self.watched[layer, "attn.result"], result.detach(), sys._getframe(2))
+            z, weight = record.tensor, block.attn.out.weight.detach()  # (1, T, H, D), (C, H * D)
+            weight = weight.to(z.dtype).view(-1, *z.shape[2:]).permute(1, 2, 0)  # (H, D, C)
+            record.tensor = (z.transpose(1, 2) @ weight).transpose(1, 2)  # (1, T, H, C)
+        self.rotated.clear()
+        self.shares.clear()
 
     # --- afterwards ---
 
-    def result(self, about: dict[str, Any] | None = None) -> Trace:
-        """Everything that was seen, within the byte budget. `about` goes into the manifest."""
+    def captured(self) -> Captured:
+        """The numbers of everything that was seen, within the byte budget."""
         steps = [self._chosen_positions(step) for step in self.steps]
-        return pack(steps, self.level, self.dtype, self.max_bytes, self.topk, about or {})
+        return capture(steps, self.level, self.dtype, self.max_bytes, self.topk)
+
+    def result(self, about: dict[str, Any] | None = None) -> Trace:
+        """The same with its manifest, as a file holds it. `about` goes into the manifest."""
+        return self.captured().written(about or {})
 
     def _chosen_positions(self, step: Step) -> Step:
         if self.positions is None:
@@ -232,7 +259,7 @@ class TraceContext:
             axes = axes_of(record.name)
             if "T" in axes:
                 tensor = record.tensor.index_select(
-                    axes.index("T"),
+                    1 + axes.index("T"),
                     torch.tensor(here, dtype=torch.long, device=record.tensor.device),
                 )
                 record = Record(record.name, tensor, record.code, record.line)
@@ -250,4 +277,4 @@ class TraceContext:
         return found
 
 
-assert set(IN_BLOCK) >= {QUERY, KEY}, "the derivations know these names"
+assert set(IN_BLOCK) >= STARTS_OF_DERIVED, "the derivations know these names"

@@ -1,8 +1,12 @@
 """A trace as two files: NAME.safetensors with the numbers, NAME.json that says what they are.
 
-Called by trace.py (`pack`), engine_trace.py and serve/ (`save_trace`, `read_trace`). The TypeScript
-reader is docs/viewer/src/trace/reader.ts; both read the vectors in tests/data/trace.
-Read: Record -> Step -> pack -> budget -> payload_of -> stats_of -> Trace -> save_trace.
+Called by trace.py (`capture`), engine_trace.py and serve/ (`save_trace`, `read_trace`). The
+TypeScript reader is docs/viewer/src/trace/reader.ts; both read the vectors in tests/data/trace.
+Read: Record -> Step -> capture -> trace_numbers.py (measured) -> budget -> Captured.written
+-> Trace -> save_trace.
+
+`capture` takes what a trace is made of from the model's tensors: figures, and numbers in the
+file's format. Words, checksum and JSON come afterwards (`written`), outside of the model's time.
 
 The manifest holds no time and no date: the same seed gives the same bytes. Tensors are named
 "STEP/NAME"; with top-k, "STEP/NAME#index" (I32) tells which entries of the last axis were kept.
@@ -13,6 +17,7 @@ Statistics are always of the whole tensor, whatever was kept of it.
 import functools
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType
@@ -26,12 +31,14 @@ from nanochat.atomic import write_atomically
 from nanochat.errors import UserError
 from nanochat.paths import ROOT
 from nanochat.trace_names import axes_of
+from nanochat.trace_numbers import measured, stats_of
 
 SCHEMA = 1
 Level = Literal["stats", "topk", "full"]
 FORMATS = {"f16": (torch.float16, "F16", 2), "f32": (torch.float32, "F32", 4)}
 FALLBACK_K = (64, 32, 16, 8, 4, 2, 1)
 Json = dict[str, Any]
+NO_INDEX = torch.zeros(0, dtype=torch.int32)
 
 
 class BudgetTooSmall(UserError):
@@ -42,12 +49,12 @@ class BadTrace(UserError):
     """The files are not a trace, or not whole."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """One activation, as it passed a tap."""
 
     name: str
-    tensor: Tensor  # without the batch axis
+    tensor: Tensor  # (1, ...): the axes of its name after the row's
     code: CodeType  # where the tap stands
     line: int
 
@@ -95,45 +102,96 @@ class Trace:
         return torch.cat([self.tensor(name, step) for step in steps], dim=axes_of(name).index("T"))
 
 
-def pack(
-    steps: list[Step], level: Level, dtype: str, max_bytes: int, topk: int, about: Json
-) -> Trace:
-    """Records -> manifest, safetensors bytes, tensors. Raises BudgetTooSmall."""
-    records = [(i, record) for i, step in enumerate(steps) for record in step.records]
+@dataclass(frozen=True)
+class Captured:
+    """The numbers of a trace, copied out of the model's tensors and not yet described."""
+
+    steps: list[Step]
+    level: Level
+    label: str  # how safetensors calls the format
+    figures: Any  # (tensors, 7), see trace_numbers.py
+    kept: "Kept"
+
+    def written(self, about: Json) -> Trace:
+        """Manifest, safetensors bytes and tensors. `about` goes into the manifest."""
+        kept = self.kept
+        payload, offsets, tensors = payload_of(kept, self.label)
+        records = [(i, record) for i, step in enumerate(self.steps) for record in step.records]
+        entries: list[Json] = []
+        rows = self.figures.tolist()
+        for (i, record), row, truncated in zip(records, rows, kept.truncated, strict=True):
+            stats = stats_of(row, record.tensor.numel())
+            entry = describe(i, record, stats) | {"truncated": truncated}
+            place = offsets.get(f"{i}/{record.name}")
+            entry["dtype"] = self.label if place else None
+            entry["offset"] = place[0] if place else None  # in the file, for a range request
+            entry["nbytes"] = place[1] - place[0] if place else 0
+            entries.append(entry)
+        manifest: Json = {
+            "schema_version": SCHEMA,
+            **about,
+            "level": self.level,
+            "steps": [
+                {"start": step.start, "tokens": step.tokens, "positions": step.positions}
+                for step in self.steps
+            ],
+            "tensors": entries,
+            "payload": {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()},
+        }
+        return Trace(manifest, payload, tensors)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What goes into the file: values end to end, indices end to end, and whose they are."""
+
+    values: Tensor
+    shapes: dict[str, tuple[int, ...]]
+    index: Tensor  # int32
+    index_shapes: dict[str, tuple[int, ...]]
+    truncated: list[Json | None]  # one for each record
+
+
+def capture(steps: list[Step], level: Level, dtype: str, max_bytes: int, topk: int) -> Captured:
+    """Copy figures and numbers out of the model's tensors. Raises BudgetTooSmall."""
     kind, label, size = FORMATS[dtype]
-    stats = stats_of([record for _, record in records])
-    room = (None, None) if level == "stats" else budget(steps, size, max_bytes, level, topk)
-    allowed, k = room
-    pieces: list[tuple[str, Tensor]] = []
-    entries: list[Json] = []
-    for (i, record), numbers in zip(records, stats, strict=True):
-        entry = describe(i, record, numbers)
-        if level != "stats":
-            kept, truncated = cut(record, positions_of(steps[i]), allowed, k)
-            entry["truncated"] = truncated
-            values, index = largest(kept, k)
-            pieces.append((f"{i}/{record.name}", values))
-            if index is not None:
-                pieces.append((f"{i}/{record.name}#index", index))
-        entries.append(entry)
-    payload, offsets, tensors = payload_of(pieces, kind, label)
-    for entry in entries:
-        place = offsets.get(f"{entry['step']}/{entry['name']}")
-        entry["dtype"] = label if place else None
-        entry["offset"] = place[0] if place else None  # in the file, for a range request
-        entry["nbytes"] = place[1] - place[0] if place else 0
-    manifest: Json = {
-        "schema_version": SCHEMA,
-        **about,
-        "level": level,
-        "steps": [
-            {"start": step.start, "tokens": step.tokens, "positions": step.positions}
-            for step in steps
-        ],
-        "tensors": entries,
-        "payload": {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()},
-    }
-    return Trace(manifest, payload, tensors)
+    records = [(i, record) for i, step in enumerate(steps) for record in step.records]
+    tensors = [record.tensor for _, record in records]
+    allowed, k = (None, None) if level == "stats" else budget(steps, size, max_bytes, level, topk)
+    if allowed is not None or k is not None:
+        kept, copy = cut_all(steps, allowed, k, kind), None
+    elif level == "stats":
+        kept, copy = Kept(torch.zeros(0, dtype=kind), {}, NO_INDEX, {}, [None] * len(records)), None
+    else:
+        copy = torch.empty(sum(x.numel() for x in tensors), dtype=kind)
+        shapes = {f"{i}/{record.name}": tuple(record.tensor.shape[1:]) for i, record in records}
+        kept = Kept(copy, shapes, NO_INDEX, {}, [None] * len(records))
+    return Captured(steps, level, label, measured(tensors, copy), kept)
+
+
+def cut_all(steps: list[Step], allowed: set[int] | None, k: int | None, kind: torch.dtype) -> Kept:
+    """The part of each tensor that the budget leaves."""
+    values, index = dict[str, Tensor](), dict[str, Tensor]()
+    truncated: list[Json | None] = []
+    for i, step in enumerate(steps):
+        for record in step.records:
+            part, said = cut(record, positions_of(step), allowed, k)
+            values[f"{i}/{record.name}"], places = largest(part, k)
+            truncated.append(said)
+            if places is not None:
+                index[f"{i}/{record.name}#index"] = places
+    return Kept(
+        end_to_end(values, kind),
+        {name: tuple(x.shape) for name, x in values.items()},
+        end_to_end(index, torch.int32),
+        {name: tuple(x.shape) for name, x in index.items()},
+        truncated,
+    )
+
+
+def end_to_end(tensors: dict[str, Tensor], kind: torch.dtype) -> Tensor:
+    flat = [x.reshape(-1).to(kind).cpu() for x in tensors.values()]
+    return torch.cat(flat) if flat else torch.zeros(0, dtype=kind)
 
 
 def describe(step: int, record: Record, stats: Json) -> Json:
@@ -142,7 +200,7 @@ def describe(step: int, record: Record, stats: Json) -> Json:
     return {
         "name": record.name,
         "step": step,
-        "shape": list(record.tensor.shape),
+        "shape": list(record.tensor.shape[1:]),
         "axes": list(axes_of(record.name)),
         "stats": stats,
         "source": {"file": shown, "qualname": record.code.co_qualname, "line": record.line},
@@ -165,6 +223,8 @@ def budget(
 ) -> tuple[set[int] | None, int | None]:
     """(the positions to keep, how many entries of each vector); None: all."""
     k = topk if level == "topk" else None
+    if k is None and size * sum(r.tensor.numel() for s in steps for r in s.records) <= max_bytes:
+        return None, None
     costs, fixed = costs_of(steps, size, k)
     if fixed + sum(costs.values()) <= max_bytes:
         return None, k
@@ -197,7 +257,7 @@ def costs_of(steps: list[Step], size: int, k: int | None) -> tuple[dict[int, int
         for place in places:
             costs.setdefault(place, 0)
         for record in step.records:
-            last = record.tensor.size(-1) if record.tensor.dim() else 1
+            last = record.tensor.size(-1)
             entry = size if k is None or k >= last else size + 4
             rows = record.tensor.numel() // max(last, 1)
             whole = rows * min(last, k or last) * entry
@@ -219,7 +279,7 @@ def cut(
     record: Record, places: list[int], allowed: set[int] | None, k: int | None
 ) -> tuple[Tensor, Json | None]:
     """The part of a tensor that is kept, and what to say about the rest. `places` are its rows."""
-    axes, tensor = axes_of(record.name), record.tensor
+    axes, tensor = axes_of(record.name), record.tensor[0]
     truncated: Json | None = None
     if allowed is not None and "T" in axes:
         keep = sum(place in allowed for place in places)  # the newest, so the last rows
@@ -227,7 +287,7 @@ def cut(
         tensor = tensor.narrow(axes.index("T"), total - keep, keep)
         if keep < total:
             truncated = {"axis": "T", "kept": keep, "of": total}
-    last = tensor.size(-1) if tensor.dim() else 1
+    last = tensor.size(-1)
     if k is not None and k < last:
         more = {"axis": axes[-1], "kept": k, "of": last}
         truncated = more if truncated is None else truncated | {"topk": more}
@@ -236,91 +296,38 @@ def cut(
 
 def largest(tensor: Tensor, k: int | None) -> tuple[Tensor, Tensor | None]:
     """The k entries of largest size in each vector, in the order of their places."""
-    if k is None or tensor.dim() == 0 or k >= tensor.size(-1):
+    if k is None or k >= tensor.size(-1):
         return tensor, None
     order = torch.sort(tensor.abs(), dim=-1, descending=True, stable=True).indices[..., :k]
     index = order.sort(dim=-1).values
     return tensor.gather(-1, index), index.to(torch.int32)
 
 
-# --- numbers and bytes ---
+# --- bytes ---
 
 
 def payload_of(
-    pieces: list[tuple[str, Tensor]], kind: torch.dtype, label: str
+    kept: Kept, label: str
 ) -> tuple[bytes, dict[str, tuple[int, int]], dict[str, Tensor]]:
-    """A safetensors file: all values in one copy, then all indices; and where each tensor lies."""
-    floats = [(name, x) for name, x in pieces if x.is_floating_point()]
-    whole = [(name, x) for name, x in pieces if not x.is_floating_point()]
+    """A safetensors file: all values, then all indices; and where each tensor lies in it."""
     header: Json = {"__metadata__": {"schema_version": str(SCHEMA)}}
-    offsets, tensors, data, at = dict[str, tuple[int, int]](), dict[str, Tensor](), b"", 0
-    for group, to, word in ((floats, kind, label), (whole, torch.int32, "I32")):
-        if not group:
-            continue
-        flat = torch.cat([x.reshape(-1) for _, x in group]).to(to).cpu()
-        data += flat.numpy().tobytes()
+    offsets, tensors, at = dict[str, tuple[int, int]](), dict[str, Tensor](), 0
+    groups = ((kept.values, kept.shapes, label), (kept.index, kept.index_shapes, "I32"))
+    for flat, shapes, word in groups:
         place = 0
-        for name, x in group:
-            end = at + x.numel() * flat.element_size()
-            header[name] = {"dtype": word, "shape": list(x.shape), "data_offsets": [at, end]}
+        for name, shape in shapes.items():
+            count = math.prod(shape)
+            end = at + count * flat.element_size()
+            header[name] = {"dtype": word, "shape": list(shape), "data_offsets": [at, end]}
             offsets[name] = (at, end)
-            tensors[name] = flat[place : place + x.numel()].view(x.shape)
-            at, place = end, place + x.numel()
+            tensors[name] = flat[place : place + count].view(shape)
+            at, place = end, place + count
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     start = 8 + len(head)
     offsets = {name: (start + first, start + last) for name, (first, last) in offsets.items()}
+    data = kept.values.numpy().tobytes() + kept.index.numpy().tobytes()
     return len(head).to_bytes(8, "little") + head + data, offsets, tensors
-
-
-STATS = ("mean", "std", "rms", "min", "max", "zeros")
-
-
-def stats_of(records: list[Record]) -> list[Json]:
-    """Mean, spread and extremes of each tensor; tensors of one size are measured together.
-
-    Only finite entries are measured: scores of keys that a query may not see are -inf.
-    """
-    groups: dict[tuple[int, bool], list[int]] = {}
-    for i, record in enumerate(records):
-        key = (record.tensor.numel(), record.name.endswith("attn.scores"))
-        groups.setdefault(key, []).append(i)
-    found: list[Json] = [{}] * len(records)
-    for (count, _), members in groups.items():
-        if count == 0:
-            continue
-        rows = torch.stack([records[i].tensor.reshape(-1).float() for i in members])  # (n, count)
-        numbers = measure(rows)
-        lost = torch.zeros(len(rows))
-        if not bool(numbers.isfinite().all()):
-            numbers, lost = measure_finite(rows)
-        for i, row, gone in zip(members, numbers.T.tolist(), lost.tolist(), strict=True):
-            values = (float(f"{number:.6g}") for number in row)
-            found[i] = dict(zip(STATS, values, strict=True))
-            found[i] |= {"count": count, "nonfinite": int(gone)}
-    return found
-
-
-def measure(x: Tensor) -> Tensor:
-    """(n, count) -> (6, n): the STATS of each row, `zeros` as a share."""
-    mean = x.mean(dim=1)
-    std = torch.linalg.vector_norm(x - mean[:, None], dim=1) * x.size(1) ** -0.5
-    low, high = x.aminmax(dim=1)
-    zeros = 1 - x.count_nonzero(dim=1) / x.size(1)
-    return torch.stack((mean, std, torch.hypot(mean, std), low, high, zeros))
-
-
-def measure_finite(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The same of the finite entries alone, and how many others there are."""
-    seen = x.isfinite()
-    count = seen.sum(1)
-    n = count.clamp(min=1)
-    mean = x.where(seen, 0.0).sum(1) / n
-    std = torch.linalg.vector_norm((x - mean[:, None]).where(seen, 0.0), dim=1) / n.sqrt()
-    low, high = x.where(seen, torch.inf).amin(1), x.where(seen, -torch.inf).amax(1)
-    low, high = low.where(count > 0, 0.0), high.where(count > 0, 0.0)
-    zeros = (seen & (x == 0)).sum(1) / n
-    return torch.stack((mean, std, torch.hypot(mean, std), low, high, zeros)), x.size(1) - count
 
 
 # --- files ---

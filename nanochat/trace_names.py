@@ -8,6 +8,7 @@ M hidden width of the MLP, V vocabulary, L layers, 1 a single number.
 """
 
 import difflib
+import functools
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
@@ -61,6 +62,7 @@ class UnknownHook(UserError):
     """No activation of this model goes by that name."""
 
 
+@functools.cache
 def split_name(name: str) -> tuple[int, str]:
     """'blocks.3.attn.q' -> (3, 'attn.q'); 'embed' -> (-1, 'embed')."""
     if name.startswith("blocks."):
@@ -73,6 +75,7 @@ def full_name(name: str, layer: int) -> str:
     return name if layer < 0 else f"blocks.{layer}.{name}"
 
 
+@functools.cache
 def axes_of(name: str) -> str:
     _, short = split_name(name)
     return IN_BLOCK.get(short) or GLOBAL.get(short) or CONSTANTS[short]
@@ -80,6 +83,11 @@ def axes_of(name: str) -> str:
 
 def known_names(config: GPTConfig) -> list[str]:
     """Every activation that this model has, in the order in which they happen."""
+    return list(_known_names(config))
+
+
+@functools.lru_cache(maxsize=8)
+def _known_names(config: GPTConfig) -> tuple[str, ...]:
     missing = set()
     if not config.smear:
         missing |= {"smear_gate", "smear_scale"}
@@ -94,7 +102,11 @@ def known_names(config: GPTConfig) -> list[str]:
         gone = missing | (set() if config.has_value_embedding(layer) else GATED)
         names += [full_name(name, layer) for name in IN_BLOCK if name not in gone]
     late = ("backout", "resid_final", "final_norm", "logits_raw", "logits", *CONSTANTS)
-    return names + [name for name in late if name not in missing]
+    return (*names, *(name for name in late if name not in missing))
+
+
+def matching_names(known: list[str], pattern: str) -> list[str]:
+    return [name for name in known if fnmatchcase(name, pattern)]
 
 
 def chosen(wanted: str | Sequence[str], config: GPTConfig) -> list[str]:
@@ -104,8 +116,11 @@ def chosen(wanted: str | Sequence[str], config: GPTConfig) -> list[str]:
     """
     patterns = [wanted] if isinstance(wanted, str) else list(wanted)
     known, found = known_names(config), set[str]()
+    if patterns == ["*"]:
+        return known
+    every = set(known)
     for pattern in patterns:
-        matching = [name for name in known if fnmatchcase(name, pattern)]
+        matching = [pattern] if pattern in every else matching_names(known, pattern)
         if not matching:
             near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4)
             raise UnknownHook(

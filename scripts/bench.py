@@ -4,7 +4,8 @@ process against several.
 
 `observe` compares the requests a second of a trivial route with and without metrics and traces;
 `sse` times the frames of a stream; `engine` the tokens a second of one answer and of 16; `drain`
-how long a server takes to leave while it writes.
+how long a server takes to leave while it writes; `trace` what open and closed taps cost; `sandbox`
+how long a learner waits for a program.
 Timings live here, never in a test. A noisy machine shows in the spread; run it on a quiet one.
 """
 
@@ -16,9 +17,11 @@ from nanochat.bench import TrainBenchSettings, bench_train
 from nanochat.bench_processes import ProcessBenchSettings, bench_processes
 from nanochat.cli import parse, print_json, run
 from nanochat.engine_bench import EngineBenchSettings, bench_engine
+from nanochat.engine_trace_bench import TraceBenchSettings, bench_trace
 from nanochat.errors import UserError
 from nanochat.load_drain import DrainBenchSettings, bench_drain
 from nanochat.serve.http_bench import ObserveBenchSettings, bench_observe
+from nanochat.serve.sandbox_bench import SandboxBenchSettings, bench_sandbox
 from nanochat.serve.sse_bench import SseBenchSettings, bench_sse
 from nanochat.speculative_bench import SpeculativeBenchSettings, bench_speculative
 
@@ -30,6 +33,8 @@ BENCHES: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
     "observe": (ObserveBenchSettings, bench_observe),
     "drain": (DrainBenchSettings, bench_drain),
     "sse": (SseBenchSettings, bench_sse),
+    "trace": (TraceBenchSettings, bench_trace),
+    "sandbox": (SandboxBenchSettings, bench_sandbox),
 }
 
 

@@ -83,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, residual in residuals.items():
         print(f"  {'BROKEN' if name in broken(residuals) else 'holds '}  {name}: {residual:.2g}")
     print(f"  plain forward {cost['plain']} ms; stats {cost['stats_ratio']} times that,", end=" ")
-    print(f"full {cost['full_ratio']} times; eager against fast: {done.max_logit_difference:.2g}")
+    print(f"full {cost['full_ratio']} times; writing {cost['write']} ms more;", end=" ")
+    print(f"eager against fast: {done.max_logit_difference:.2g}")
     for token, chance in done.chances[-1]:
         print(f"  {chance:6.1%}  {pieces(tokenizer, [token])[0]['text']!r}")
     if settings.out:

@@ -7,6 +7,7 @@ import pytest
 from nanochat.bench import TrainBenchSettings, bench_train
 from nanochat.errors import UserError
 from nanochat.load_drain import DrainBenchSettings, bench_drain
+from nanochat.serve.sandbox_bench import SandboxBenchSettings, bench_sandbox
 from scripts import bench
 
 TINY = [
@@ -74,3 +75,20 @@ def test_a_server_told_to_stop_while_it_writes_ends_every_stream_and_leaves_with
     result = bench_drain(DrainBenchSettings(streams=3, server_flags="--drain-s 0.2"))
     assert result["exit_code"] == 0 and result["cut"] == 0
     assert result["finished"] + result["error_event"] == result["streams"] == 3
+
+
+@pytest.mark.slow
+def test_the_trace_bench_compares_closed_taps_with_none_and_says_how_noisy_it_was(capsys):
+    assert bench.main(["trace", "--rounds", "3", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["taps"] > 20 and result["tokens"] == 32
+    assert result["off_share"] > -1 and result["noise_share"] > -1
+    traced = result["traced_ms"]
+    assert result["full_ratio"] == pytest.approx(traced["full"] / traced["plain"], rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_sandbox_bench_asks_a_real_bridge_and_every_program_prints_one():
+    result = bench_sandbox(SandboxBenchSettings(requests=6, starts=1))
+    assert result["requests"] == 6 and result["clients"] == 2
+    assert 0 < result["p50_ms"] <= result["p95_ms"] <= result["worst_ms"]

@@ -1,6 +1,7 @@
 """Tracing: closed taps change nothing, what open ones show is true, files say what they hold."""
 
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -12,11 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from nanochat import gpt
 from nanochat.engine_trace import PromptTooLong, TraceRequest, timings, trace_prompt
+from nanochat.engine_trace_bench import without_taps
 from nanochat.gpt import GPT
 from nanochat.trace import BadEdit, Edit, TraceContext, TraceMisuse
 from nanochat.trace_format import BadTrace, BudgetTooSmall, Trace, read_trace, save_trace
 from nanochat.trace_invariants import TOLERANCE, broken, check_trace
 from nanochat.trace_names import UnknownHook, axes_of, chosen, known_names
+from nanochat.trace_numbers import measured
 
 VECTORS = Path(__file__).parent / "data" / "trace"
 TOKENS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
@@ -74,6 +77,19 @@ def test_closed_taps_add_no_operation_and_change_no_bit(model, monkeypatch):
     with Counting() as with_deaf_taps:
         raw(ids)
     assert without.names == with_deaf_taps.names and len(closed.names) > len(without.names)
+
+
+@torch.inference_mode()
+def test_a_model_whose_taps_are_cut_out_does_the_same_operations_with_the_same_bits(model):
+    bare, count = without_taps(model)
+    ids = torch.tensor([TOKENS])
+    with Counting() as closed:
+        logits = model(ids)
+    with Counting() as without:
+        again = bare(ids)
+    assert torch.equal(again, logits)
+    assert count == len(re.findall("TAP is (?:not )?None", Path(gpt.__file__).read_text())) > 20
+    assert closed.names == without.names  # so closed taps allocate no tensor either
 
 
 @torch.inference_mode()
@@ -137,6 +153,29 @@ def test_statistics_are_those_of_the_whole_tensor(model):
     assert scores["nonfinite"] == 4 * T * (T - 1) // 2 and abs(scores["min"]) < 1e6
     with pytest.raises(BadTrace, match="only statistics"):
         thin.tensor("embed")
+
+
+def test_figures_taken_together_are_those_of_each_tensor_alone():
+    generator = torch.Generator().manual_seed(3)
+    draw = torch.randn(70_000, generator=generator)
+    far_off, holes = 1e4 + 1e-2 * draw[:500], draw[:300].clamp(min=0).clone()
+    holes[::3] = float("-inf")
+    pieces = [draw[:7].view(1, 7), draw, far_off, draw[:64].bfloat16(), holes, torch.ones(1)]
+    pieces += [draw[:12].view(3, 4).T, draw[:0], torch.full((4,), float("nan")), 1e30 * draw[:9]]
+    copy = torch.empty(sum(x.numel() for x in pieces), dtype=torch.float32)
+    found = measured(pieces, copy)
+    assert torch.equal(copy.nan_to_num(), torch.cat([x.reshape(-1) for x in pieces]).nan_to_num())
+    for x, row in zip(pieces, found.tolist(), strict=True):
+        seen = x[x.isfinite()].double()
+        seen = seen if len(seen) else torch.zeros(1).double()  # nothing to measure: zeros
+        centred = seen - seen.mean()
+        spread = (seen.mean(), centred.square().mean().sqrt(), seen.square().mean().sqrt())
+        extremes = (seen.min(), seen.max())
+        expected = [float(v) for v in (*spread, *extremes)]
+        assert row[:5] == pytest.approx(expected, rel=2e-5, abs=1e-5), x.shape
+        finite = x[x.isfinite()]
+        assert row[5] == pytest.approx(float((finite == 0).sum()) / max(1, len(finite)))
+        assert row[6] == x.numel() - len(finite)
 
 
 def load_empty() -> bytes:
@@ -281,7 +320,7 @@ def test_gradients_of_named_activations_equal_finite_differences(model):
     ids, name = torch.tensor([TOKENS]), "blocks.1.resid_mid"
     with TraceContext(subject, names=name, dtype="f32", gradients=[name]) as trace:
         subject(ids)[0, -1, 7].backward()
-    x, grad = trace.steps[0].records[0].tensor, trace.gradients()[name][0]
+    x, grad = trace.steps[0].records[0].tensor[0], trace.gradients()[name][0]
 
     @torch.no_grad()
     def changed(scale: float) -> float:

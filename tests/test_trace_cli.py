@@ -32,7 +32,7 @@ def test_the_trained_model_keeps_every_invariant_and_its_trace_is_small(capsys, 
     told = last_line(capsys)
     assert code == 0 and told["broken"] == [] and len(told["invariants"]) == 5
     assert told["max_logit_difference"] < 1e-3
-    assert set(told["cost_ms"]) == {"plain", "stats", "full", "stats_ratio", "full_ratio"}
+    assert set(told["cost_ms"]) == {"plain", "stats", "full", "write", "stats_ratio", "full_ratio"}
     written = read_trace(tmp_path / "one.json")
     assert len(written.manifest["tokens"]) == told["tokens"]
     assert written.manifest["payload"]["sha256"] == told["sha256"]
