@@ -68,6 +68,7 @@ class RunDesk:
         return None
 
     def close(self) -> None:
+        """Start no box any more, and end those that wait for a job."""
         self.closed = True
         with self.guard:  # no box is being started any more
             while (box := self.take()) is not None:
