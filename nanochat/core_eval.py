@@ -8,11 +8,11 @@ An example is a shared prefix and its branches. score_alone writes every branch 
 whole, as the definition says; score_together reads a long prefix once for all branches, many
 examples in a pass, and multiplies with the vocabulary only where a token is scored.
 Read: Example -> score_alone -> Trunk and Branches (what attention sees) -> score_together ->
-batches -> run_task -> centered. E examples, R branches, P prefix tokens, T branch tokens,
+merged -> batches -> run_task -> centered. E examples, R branches, P prefix tokens, T branch tokens,
 C channels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.attention import window_mask
 from nanochat.cross_entropy import capped_logits
 from nanochat.gpt import GPT, norm
 
@@ -105,7 +104,6 @@ class Trunk:
         self.limit = model.config.sequence_len
         self.previous: Tensor | None = None
         self.place = torch.arange(length, device=self.device)[None]  # (1, P)
-        self.masks: dict[int, Tensor] = {}
         self.keys: list[Tensor] = []  # for each layer (E, P, G, D)
         self.values: list[Tensor] = []
 
@@ -113,13 +111,10 @@ class Trunk:
         return self.place
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keep a layer's keys and values; every token of the trunk sees those before it."""
+        """Keep a layer's keys and values. No mask: every token sees those before it, by blocks."""
         self.keys.append(k)
         self.values.append(v)
-        window = self.windows[layer]
-        if window not in self.masks:
-            self.masks[window] = window_mask(k.size(1), window, self.device)[None, None]
-        return k, v, self.masks[window]
+        return k, v, None
 
     def advance(self, count: int) -> None:
         pass
@@ -231,6 +226,28 @@ def verdicts(model: GPT, x: Tensor, targets: Tensor, examples: Sequence[Example]
     return found
 
 
+def merged(examples: Sequence[Example]) -> tuple[list[Example], list[list[tuple[int, int]]]]:
+    """Beginnings that several examples have in common are read once for all of them.
+
+    Returns examples with other branches, and where each branch comes from: (example, branch).
+    An option of a schema is all beginning but for its scored end; so the same story, told in two
+    examples, is one beginning with two branches.
+    """
+    found: dict[tuple[int, ...], Example] = {}
+    origins: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    for number, e in enumerate(examples):
+        for which, (branch, count) in enumerate(zip(e.branches, e.scored, strict=True)):
+            start = 0 if e.shares else len(branch) - count
+            prefix = [*e.prefix, *branch[:start]]
+            # a lone branch is asked whether the model would say it: that is one answer an example
+            key = (*prefix, -1 - number) if len(e.branches) == 1 else tuple(prefix)
+            one = found.setdefault(key, Example(prefix, [], []))
+            one.branches.append(branch[start:])
+            one.scored.append(count)
+            origins.setdefault(key, []).append((number, which))
+    return list(found.values()), list(origins.values())
+
+
 def batches(examples: Sequence[Example], tokens: int) -> Iterator[list[int]]:
     """Numbers of examples of similar length, so many that one pass reads at most `tokens`."""
     trunks = [e.trunks() for e in examples]
@@ -259,7 +276,6 @@ def run_task(
     examples: Sequence[Example],
     batch_tokens: int = 0,
     one_at_a_time: bool = False,
-    show: Callable[[int], None] = lambda done: None,
 ) -> list[bool]:
     """Right or wrong for each example, each cut to the model's context first.
 
@@ -268,20 +284,19 @@ def run_task(
     usual = BATCH_TOKENS if model.cos.device.type == "cpu" else GPU_BATCH_TOKENS
     limit = model.config.sequence_len
     examples = [e if e.fits(limit) else e.cropped(limit) for e in examples]
-    marks = [False] * len(examples)
     if one_at_a_time:
-        for number, e in enumerate(examples):
-            marks[number] = score_alone(model, e).right(e)
-            show(number + 1)
-        return marks
-    done = 0
-    for batch in batches(examples, batch_tokens or usual):
-        together = score_together(model, [examples[number] for number in batch])
-        for number, verdict in zip(batch, together, strict=True):
-            marks[number] = verdict.right(examples[number])
-        done += len(batch)
-        show(done)
-    return marks
+        return [score_alone(model, e).right(e) for e in examples]
+    together, origins = merged(examples)
+    losses = [[0.0] * len(e.branches) for e in examples]
+    greedy = [False] * len(examples)
+    for batch in batches(together, batch_tokens or usual):
+        found = score_together(model, [together[number] for number in batch])
+        for number, verdict in zip(batch, found, strict=True):
+            for (example, which), loss in zip(origins[number], verdict.losses, strict=True):
+                losses[example][which] = loss
+                greedy[example] = verdict.greedy  # read only where a branch stands alone
+    scored = zip(losses, greedy, examples, strict=True)
+    return [Verdict(each, said).right(e) for each, said, e in scored]
 
 
 def centered(accuracy: float, chance: float) -> float:

@@ -10,7 +10,15 @@ from hub_server import fake_hub
 from tiny_models import byte_tokenizer, lively_model
 
 from nanochat import core_eval_bundle
-from nanochat.core_eval import Example, batches, centered, run_task, score_alone, score_together
+from nanochat.core_eval import (
+    Example,
+    batches,
+    centered,
+    merged,
+    run_task,
+    score_alone,
+    score_together,
+)
 from nanochat.core_eval_bundle import (
     BundleBroken,
     CoreTask,
@@ -134,6 +142,21 @@ def test_one_at_a_time_and_together_give_a_task_the_same_marks(bundle):
         examples = examples_of(task, TOKENIZER, at_most=6)
         truth = run_task(model, examples, one_at_a_time=True)
         assert run_task(model, examples, batch_tokens=1500) == truth
+
+
+def test_a_beginning_that_several_examples_share_is_read_once():
+    story, other = [1, 2, 3, 4, 5, 6, 7, 8], [9, 8, 7, 6, 5, 4, 3, 2]
+    first = Example([0], [[*story, 20], [*other, 20]], [1, 1], gold=0)
+    second = Example([0], [[*other, 30, 31], [40, 41, 30, 31]], [2, 2], gold=1)
+    lone = Example([0, *story], [[20]], [1])
+    together, origins = merged([first, second, lone])
+    assert together[0] == Example([0, *story], [[20]], [1])
+    assert together[1] == Example([0, *other], [[20], [30, 31]], [1, 2])
+    assert origins == [[(0, 0)], [(0, 1), (1, 0)], [(1, 1)], [(2, 0)]]
+    assert together[3] == lone  # alone it is asked another question: would the model say it?
+    model = lively_model(sharpness=30.0)
+    for examples in ([first, second, lone], random_examples(40, seed=9)):
+        assert run_task(model, examples) == run_task(model, examples, one_at_a_time=True)
 
 
 # --- prompts -----------------------------------------------------------------------------------
