@@ -190,7 +190,6 @@ class Attention(nn.Module):
             seen = window_mask(T, window, x.device) if cache is None else mask
             y = self._attend_openly(TAP, q, k, v, seen)
         else:
-            # As many keys as queries and no mask: nothing came before, as without a cache.
             y = attend(q, k, v, window, mask, causal=k.size(1) == T)  # (B, T, H, D)
         y = y if TAP is None else TAP("attn.z", y, self.layer)
         return self.out(y.reshape(B, T, C))
