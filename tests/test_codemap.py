@@ -265,6 +265,8 @@ def test_a_learning_path_has_every_step_after_what_it_needs():
         learning_path(index, "g.d", "f.b")
     with pytest.raises(MapError, match=r"did you mean f\.a"):
         learning_path(index, "f.aa", "g.d")
+    with pytest.raises(MapError, match="no name given"):
+        learning_path(index, "", "g.d")
 
 
 def test_a_circle_of_prerequisites_is_a_sentence():

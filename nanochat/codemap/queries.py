@@ -31,6 +31,8 @@ class Index:
         A concept may be named without its cluster, or by the cluster a beginner would look in.
         Raises MapError, with what it could have been, when there is none.
         """
+        if not name.strip():
+            raise MapError("no name given: say which, such as GPT.forward or architecture.rope")
         wanted = [n for n in self.nodes.values() if not kinds or n["kind"] in kinds]
         for matches in (
             lambda n: n["id"] == name,

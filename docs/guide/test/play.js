@@ -196,9 +196,18 @@
       codePanels.attention.toggle(true);
     },
 
+    /** Until the first name is typed: what is still fading in has too little contrast. */
+    async settled() {
+      const fading = () => document.getAnimations().some((a) => a.animationName === "arrive");
+      while (!find("#typed-note").textContent || fading()) {
+        await new Promise((done) => setTimeout(done, 100));
+      }
+    },
+
     /** What axe finds with everything unfolded. The program brought axe. */
     async findings() {
       this.unfold();
+      await this.settled();
       const { violations } = await axe.run(document, { resultTypes: ["violations"] });
       const places = (nodes) => nodes.slice(0, 5).map((node) => node.target[0]);
       return violations.map(({ id, impact, nodes }) => ({ id, impact, nodes: places(nodes) }));
