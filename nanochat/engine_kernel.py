@@ -3,7 +3,7 @@
 Half of a decode step in PyTorch is calls and copies. engine_kernel.c does the whole step; it is
 compiled when a server first needs it, into the folder of made things, under a name that changes
 with the source and the processor. Without a compiler, or for a model that it does not know, PyTorch
-goes on doing it, and one sentence says so. Like gpt_packed.py it keeps a copy of the weights, so
+goes on doing it, and the log says so. Like gpt_packed.py it keeps a copy of the weights, so
 only who serves a finished model uses it. Called by chat_web.py and engine_bench.py.
 Read: next_scores -> kernel_for -> decode_kernel -> compile_step -> DecodeKernel.
 B rows, T new tokens, V vocabulary.
@@ -11,11 +11,11 @@ B rows, T new tokens, V vocabulary.
 
 import ctypes
 import hashlib
+import logging
 import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import weakref
@@ -37,6 +37,7 @@ SOURCE = Path(__file__).with_suffix(".c")
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast",
          "-fno-math-errno", "-fno-trapping-math")  # fmt: skip
 COMPILE_LIMIT_S = 300  # it takes two seconds; a loaded machine may need minutes
+logger = logging.getLogger(__name__)
 KERNELS = ("auto", "c", "torch")
 POINTER, NUMBER = ctypes.c_void_p, ctypes.c_int32
 
@@ -67,16 +68,19 @@ def threads_at_rest(kernel: "DecodeKernel | None") -> Iterator[None]:
 
 
 def kernel_for(model: GPT, wish: str) -> "DecodeKernel | None":
-    """The step in C for `c`, none for `torch`; for `auto` C if it can be had, else one sentence."""
-    on_processor = model.head.weight.device.type == "cpu"
-    if wish == "torch" or (wish == "auto" and not on_processor):  # a GPU has kernels of its own
+    """The step in C for `c`, none for `torch`; for `auto` C if it can be had, else a line of log.
+
+    Nothing is said where it is not meant for: in bf16, or on a GPU, which has kernels of its own.
+    """
+    if wish == "torch" or (wish == "auto" and not is_fp32_on_processor(model)):
         return None
     try:
         return decode_kernel(model)
     except NoKernel as error:
         if wish == "c":
             raise
-        print(f"{error}; PyTorch writes the answers, at about half the speed", file=sys.stderr)
+        fields = {"event": "kernel", "reason": str(error)}
+        logger.info("PyTorch writes the answers, at a third of the speed", extra={"fields": fields})
         return None
 
 
@@ -90,10 +94,14 @@ def decode_kernel(model: GPT, threads: int | None = None) -> "DecodeKernel":
     return DecodeKernel(model, library, threads or torch.get_num_threads())
 
 
+def is_fp32_on_processor(model: GPT) -> bool:
+    return model.dtype == torch.float32 and model.head.weight.device.type == "cpu"
+
+
 def check_model(model: GPT) -> None:
     """What engine_kernel.c does not cover."""
     config = model.config
-    if model.dtype != torch.float32 or model.head.weight.device.type != "cpu":
+    if not is_fp32_on_processor(model):
         raise NoKernel("the step in C is for fp32 on a processor")
     kv = config.n_kv_head * config.head_size
     hidden = block_of(model, 0).mlp.up.out_features

@@ -41,14 +41,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     slow_bf16 = settings.dtype == "auto" and device.type == "cpu"
     dtype = pick_dtype("fp32" if slow_bf16 else settings.dtype, device)
     model, tokenizer, _ = load_model(stage, settings.tag, device, dtype)
+    start_logging(settings.log, settings.log_level)
     kernel = kernel_for(model, settings.kernel)
-    if kernel is None:
-        pack(model)
+    pack(model)  # PyTorch reads the prompts, whoever writes the answers
     about = ServedModel(
         name=f"nanochat-d{model.config.n_layer}-{stage}",
         parameters=sum(weight.numel() for weight in model.parameters()),
     )
-    start_logging(settings.log, settings.log_level)
     app = create_app(settings, Engine(model, tokenizer, kernel), about)
     serve(app, bound, lambda: print(f"nanochat chat is ready: {address_of(bound)}", flush=True))
 

@@ -178,6 +178,25 @@ def test_waiting_spans_are_bounded_and_the_lost_ones_counted(monkeypatch):
     assert len(tracer.spans) == 5 and tracer.dropped == 3
 
 
+def test_spans_that_come_while_others_are_sent_go_together_next_time_and_all_of_them_at_the_end(
+    monkeypatch,
+):
+    monkeypatch.setattr(tracing, "BATCH_SPANS", 4)
+    tracer, batches = Tracer("http://127.0.0.1:9", SERVICE), []
+
+    def send(batch):
+        batches.append(len(batch))
+        if len(batches) < 4:
+            tracer.record(span_number(0))
+        return "", False
+
+    monkeypatch.setattr(tracer, "_send", send)
+    tracer.record(*map(span_number, range(9)))
+    assert tracer._send_all() and batches == [4, 4] and len(tracer.spans) == 3
+    tracer.closing = True
+    assert tracer._send_all() and batches == [4, 4, 3, 1] and not tracer.spans
+
+
 def test_intervals_survive_a_clock_that_jumps():
     clocks = iter([(5_000_000_000, 2_000_000_000), (99_000_000_000, 2_000_000_000)])
     for base in (3_000_000_000, 97_000_000_000):

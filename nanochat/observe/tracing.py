@@ -92,8 +92,14 @@ class Tracer:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S) if self.failing else self.interval_s
 
     def _send_all(self) -> bool:
-        """Send batch after batch; False when the collector can't take more for now."""
-        while self.spans:
+        """Send batch after batch; False when the collector can't take more for now.
+
+        What is less than a batch waits for the next time, or a busy server would send its spans by
+        ones and twos, at a millisecond each. At the end all of it goes.
+        """
+        first = True
+        while self.spans and (first or self.closing or len(self.spans) >= BATCH_SPANS):
+            first = False
             batch = [self.spans[i] for i in range(min(BATCH_SPANS, len(self.spans)))]
             trouble, retry = self._send(batch)
             if trouble and not self.failing:
