@@ -1,24 +1,28 @@
 #!/usr/bin/env bash
 # Make sure that the browser tests have what they need:  dev/browser.sh
-# Chromium from Debian's package (playwright drives it; its own downloads are not used), and the
-# accessibility checker of tests/browser/package.json. Called by make test, not by make test-fast.
+# Chromium from Debian's package (playwright drives it; its own downloads are not used), Firefox for
+# the one test that plays the guide there, and the accessibility checker of
+# tests/browser/package.json. Called by make test, not by make test-fast.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source dev/debian.sh
 
 say() { printf 'browser: %s\n' "$*" >&2; }
 
-have_chromium() {
+have() { # have NAME...: is one of these programs here?
   local name
-  for name in chromium chromium-browser google-chrome; do
+  for name in "$@"; do
     if command -v "$name" >/dev/null; then return; fi
   done
   return 1
 }
 
-if ! have_chromium && ! debian_install chromium; then
+if ! have chromium chromium-browser google-chrome && ! debian_install chromium; then
   say "the browser tests need Chromium; install it (Debian: apt-get install chromium)"
   exit 1
+fi
+if ! have firefox-esr firefox && ! debian_install firefox-esr; then
+  say "no Firefox (Debian: apt-get install firefox-esr): the guide is tested in Chromium alone"
 fi
 
 packages=tests/browser

@@ -113,9 +113,18 @@ def test_without_a_browser_and_without_root_the_remedy_is_named(bare_path, other
 
 
 def test_a_browser_that_is_there_is_left_alone(bare_path, other_clone):
-    command(bare_path, "chromium", "exit 0")
+    for name in ("chromium", "firefox"):
+        command(bare_path, name, "exit 0")
     done = call("browser.sh", root=other_clone, PATH=str(bare_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_without_firefox_the_others_are_still_tested_and_that_is_said(bare_path, other_clone):
+    command(bare_path, "chromium", "exit 0")
+    (bare_path / "id").unlink()
+    command(bare_path, "id", "echo 1000")
+    done = call("browser.sh", root=other_clone, PATH=str(bare_path))
+    assert done.returncode == 0 and "Chromium alone" in done.stderr
 
 
 def test_the_accessibility_checker_is_installed_once_and_npm_is_asked_for(bare_path, other_clone):
