@@ -6,8 +6,6 @@ B batch, H query heads, G key/value heads, T time, D head size, w window, n bloc
 Sources: FlexAttention (He 2024), block-local windows (Longformer, Beltagy 2020).
 """
 
-from functools import cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,9 +26,11 @@ def by_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     A query of block a at place r sees from place r of block a - 1 up to itself: both blocks are all
     it can ever need, and one (w, 2w) mask serves every block.
     """
-    T, w = q.size(2), max(1, window)
+    T, w, times = q.size(2), max(1, window), q.size(1) // k.size(1)
+    if times > 1:  # with a mask, PyTorch's thrifty kernels want a key head for each query head
+        k, v = (x.repeat_interleave(times, dim=1) for x in (k, v))
     if w >= T:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     first = by_blocks(q[:, :, :w], k[:, :, :w], v[:, :, :w], w)  # nothing before it to hide
     missing = -T % w
     q, k, v = (F.pad(x, (0, 0, 0, missing)) for x in (q[:, :, w:], k, v))
@@ -42,7 +42,7 @@ def by_blocks(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     row, column = torch.arange(w, device=q.device)[:, None], torch.arange(2 * w, device=q.device)
     distance = w + row - column  # (w, 2w) from key to query
     mask = (distance >= 0) & (distance <= window)
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     y = (
         y.view(len(first), -1, *y.shape[1:]).transpose(1, 2).flatten(2, 3)
     )  # (B n, H, w, D) -> (B,H,.,D)
@@ -63,9 +63,11 @@ def by_flex(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     return y
 
 
-@cache
 def flex_mask(T: int, window: int, device: torch.device) -> BlockMask:
-    """Which blocks of keys a block of queries looks at; the same for every layer and step."""
+    """Which blocks of keys a block of queries looks at.
+
+    Written down anew in each layer: the compiler sees that all are the same, and keeps one.
+    """
 
     def visible(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (query >= key) & (query - key <= window)

@@ -8,13 +8,23 @@ a figure that travels between machines better than tokens/s.
 import statistics
 import time
 from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import torch
 
-from nanochat.device import gemm_gflops, peak_memory_mb, pick_device, pick_dtype
-from nanochat.gpt import GPT
+from nanochat.compiled import speed_up
+from nanochat.device import (
+    gemm_gflops,
+    gpu_name,
+    gpu_peak_memory_mb,
+    peak_bf16_tflops,
+    peak_memory_mb,
+    pick_device,
+    pick_dtype,
+)
+from nanochat.gpt import GPT, GPTConfig
 from nanochat.optimizers import Optimizers, OptimizerSettings
-from nanochat.scaling import flops_per_token, model_config
+from nanochat.scaling import flops_per_token, flops_share, model_config
 from nanochat.train_loop import seeded
 
 
@@ -34,6 +44,9 @@ class TrainBenchSettings:
     threads: int = 2  # processor threads
     device: str = "auto"  # auto | cpu | cuda | mps
     dtype: str = "auto"  # auto | fp32 | bf16
+    compile: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA
+    recompute: bool = False  # compute activations again in the backward pass
+    fp8: bool = False  # matrix products in 8 bits
     json: bool = False  # print one JSON object as the last line
 
 
@@ -51,7 +64,7 @@ class StepTimes:
         ]
 
 
-def bench_train(settings: TrainBenchSettings) -> dict[str, float | str | dict]:
+def bench_train(settings: TrainBenchSettings) -> dict[str, Any]:
     """Run the rounds and return the medians; peak memory is that of the steps alone."""
     torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
@@ -67,11 +80,12 @@ def bench_train(settings: TrainBenchSettings) -> dict[str, float | str | dict]:
     model = GPT(config, dtype)
     model.init_weights(seeded(0, "weights"))
     model.to(device)
+    speed_up(model, settings.compile, settings.recompute, settings.fp8)
     optimizers = Optimizers(model, OptimizerSettings())
     shape = (settings.rows, settings.context + 1)
     ids = torch.randint(settings.vocab, shape, generator=seeded(0, "tokens")).to(device)
     run_steps(model, optimizers, ids, 3)  # warm up
-    peak_mb = peak_memory_mb()
+    peak_mb, gpu_peak_mb = peak_memory_mb(), gpu_peak_memory_mb(device)
     gflops: list[float] = []
     times = StepTimes()
     for _ in range(settings.rounds):
@@ -92,7 +106,24 @@ def bench_train(settings: TrainBenchSettings) -> dict[str, float | str | dict]:
             name: round(1e3 * statistics.median(seconds), 1)
             for name, seconds in asdict(times).items()
         },
-    }
+    } | on_gpu(config, device, tokens_per_s, gpu_peak_mb)
+
+
+def on_gpu(
+    config: GPTConfig, device: torch.device, tokens_per_s: float, peak_mb: float
+) -> dict[str, Any]:
+    """On CUDA: which GPU, its memory, and the share of its peak with both counts of attention."""
+    name = gpu_name(device)
+    if not name:
+        return {}
+    shares = flops_share(config, tokens_per_s, peak_bf16_tflops(name))
+    return {"gpu": name, "gpu_peak_mb": round(peak_mb, 1)} | shares
+
+
+def wait_for(device: torch.device) -> None:
+    """Until a GPU has done what it was asked to: only then does a clock mean something."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def run_steps(model: GPT, optimizers: Optimizers, ids: torch.Tensor, count: int) -> StepTimes:
@@ -104,9 +135,11 @@ def run_steps(model: GPT, optimizers: Optimizers, ids: torch.Tensor, count: int)
         loss_value = loss.item()
         forward = clock()
         loss.backward()
+        wait_for(ids.device)
         backward = clock()
         optimizers.step(1.0, 0.95, 1.0)
         optimizers.zero_grad()
+        wait_for(ids.device)
         end = clock()
         assert loss_value == loss_value, "the loss is not a number"
         times.forward.append(forward - start)

@@ -1,7 +1,7 @@
 """The same model, run in another way: compiled, with activations computed twice, or in 8 bits.
 
 Called by train_loop.py. Nothing here changes what is learned, but for the rounding of 8 bits.
-Read: speed_up -> Recomputed -> Compiled.
+Read: speed_up -> Recomputed -> Compiled -> CompiledHidden.
 """
 
 import sys
@@ -17,6 +17,8 @@ from nanochat.gpt import GPT
 from nanochat.precision import use_fp8
 from nanochat.sharding import is_spread
 
+MOST_SHAPES = 4  # learning, evaluating, and the last piece of each
+
 
 def speed_up(model: GPT, compile: str, recompute: bool, fp8: bool) -> None:
     """Apply the flags of LoopSettings. Raises DeviceMissing for fp8 on hardware without it."""
@@ -28,8 +30,10 @@ def speed_up(model: GPT, compile: str, recompute: bool, fp8: bool) -> None:
             if not isinstance(block.forward, Recomputed):
                 block.forward = Recomputed(block.forward)
     wanted = compile == "on" or (compile == "auto" and device.type == "cuda")
-    if wanted and not is_spread(model) and not isinstance(model.hidden, Compiled):
-        model.hidden = Compiled(model.hidden)  # type: ignore[method-assign]
+    if wanted and not is_spread(model) and not isinstance(model.hidden, CompiledHidden):
+        said: set[str] = set()
+        model.hidden = CompiledHidden(model.hidden, said)  # type: ignore[method-assign]
+        model.chunk_loss = Compiled(model.chunk_loss, said)  # type: ignore[assignment]
 
 
 # @learn:optimization.activation_checkpointing
@@ -52,30 +56,48 @@ class Recomputed:
 
 
 class Compiled:
-    """GPT.hidden fused into few kernels by torch.compile; without a working compiler, as it was.
+    """A function fused into few kernels by torch.compile; without a working compiler, as it was.
 
-    The first call takes about a minute. Talking (a call with a cache) is not compiled.
+    The first call takes up to a minute, and so does each new shape of the arguments; after
+    MOST_SHAPES of them (conversations that are practised differ every time) others run plainly.
     """
 
-    def __init__(self, plain: Callable[..., Tensor]) -> None:
-        self.plain = plain
-        self.fast: Callable[..., Tensor] | None = torch.compile(plain, dynamic=False)
+    def __init__(self, plain: Callable[..., Any], said: set[str]) -> None:
+        self.plain, self.said = plain, said  # reasons to go on without, each told once a model
+        self.fast: Callable[..., Any] | None = torch.compile(plain, dynamic=False)
         self.proven = False
+        self.shapes: set[Any] = set()
 
-    def __call__(self, idx: Tensor, cache: Any = None) -> Tensor:
-        if self.fast is None or cache is not None:
-            return self.plain(idx, cache)
+    def __call__(self, *args: Any) -> Any:
+        if self.fast is None or not self._known(args):
+            return self.plain(*args)
         if self.proven:
-            return self.fast(idx)
+            return self.fast(*args)
         try:
-            x = self.fast(idx)
+            result = self.fast(*args)
             self.proven = True
-            return x
+            return result
         except (torch.OutOfMemoryError, KeyboardInterrupt):
             raise
         except Exception as error:  # whatever a compiler that is not there may raise
             self.fast = None
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            if here().leads:
+            if here().leads and reason not in self.said:
+                self.said.add(reason)
                 print(f"going on without torch.compile: {reason}", file=sys.stderr)
-            return self.plain(idx, cache)
+            return self.plain(*args)
+
+    def _known(self, args: tuple[Any, ...]) -> bool:
+        """Is this shape compiled, or may it be?"""
+        sizes = tuple(x.shape for x in args if isinstance(x, Tensor))
+        shape = sizes, torch.is_grad_enabled()
+        if shape not in self.shapes and len(self.shapes) < MOST_SHAPES:
+            self.shapes.add(shape)
+        return shape in self.shapes
+
+
+class CompiledHidden(Compiled):
+    """GPT.hidden, compiled to learn. Talking (a call with a cache) is not: its shapes change."""
+
+    def __call__(self, idx: Tensor, cache: Any = None) -> Tensor:
+        return super().__call__(idx) if cache is None else self.plain(idx, cache)

@@ -13,6 +13,7 @@ N tokens, C channels, V vocabulary rows (padding rows included, never predicted)
 Source of the idea: chunked ("cut") cross-entropy, Wijmans et al. 2024.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +21,10 @@ from torch import Tensor
 
 IGNORE = -1  # a target that is not graded
 CHUNK_ROWS = 512
+GPU_CHUNK_ROWS = 4096  # 512 rows leave most of a GPU idle
+
+# Raw scores (n, V), targets, shares, cap and V -> the chunk's loss, and d loss / d scores.
+ChunkLoss = Callable[[Tensor, Tensor, Tensor, float, int], tuple[Tensor, Tensor]]
 
 
 # @learn:foundations.floating_point
@@ -41,23 +46,33 @@ def capped(z: Tensor, cap: float, vocab_size: int) -> Tensor:
     return cap * torch.tanh(z / cap) if cap else z
 
 
+def chunks(x: Tensor) -> Iterator[slice]:
+    """The rows of x, some at a time."""
+    size = CHUNK_ROWS if x.device.type == "cpu" else GPU_CHUNK_ROWS
+    return (slice(start, start + size) for start in range(0, len(x), size))
+
+
 class _ChunkedLoss(torch.autograd.Function):
     """Sum of each target's loss times its `share` (N,), its gradients made in the forward pass."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, share: Tensor, cap: float, V: int
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        share: Tensor,
+        cap: float,
+        V: int,
+        chunk: ChunkLoss,
     ) -> Tensor:
         w = weight.to(x.dtype)
         ctx.lift = lift(x, share)
         total = torch.zeros((), device=x.device, dtype=wide(x))
         dx, dw = torch.empty_like(x), torch.zeros_like(weight)
-        for start in range(0, len(x), CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            z = (x[rows] @ w.mT).to(wide(x))  # (n, V)
-            loss, dz = capped_loss(z, targets[rows], share[rows] * ctx.lift, cap, V)
+        for rows in chunks(x):
+            loss, dz = chunk(x[rows] @ w.mT, targets[rows], share[rows] * ctx.lift, cap, V)
             total += loss
-            dz = dz.to(x.dtype)
             torch.mm(dz, w, out=dx[rows])
             dw += dz.mT @ x[rows]
         ctx.save_for_backward(dx, dw)
@@ -67,7 +82,7 @@ class _ChunkedLoss(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         dx, dw = ctx.saved_tensors
         scale = upstream[0] / ctx.lift
-        return dx * scale.to(dx.dtype), dw * scale, None, None, None, None
+        return dx * scale.to(dx.dtype), dw * scale, None, None, None, None, None
 
 
 def lift(x: Tensor, share: Tensor) -> float:
@@ -78,6 +93,14 @@ def lift(x: Tensor, share: Tensor) -> float:
     if x.dtype != torch.float16 or not len(share):
         return 1.0
     return 1 / max(1e-12, float(share.abs().amax()))
+
+
+def chunk_loss(
+    z: Tensor, targets: Tensor, share: Tensor, cap: float, vocab_size: int
+) -> tuple[Tensor, Tensor]:
+    """`capped_loss` with sums in 32 bits, and the slope in the format of z; one unit to compile."""
+    loss, dz = capped_loss(z.to(wide(z)), targets, share, cap, vocab_size)
+    return loss, dz.to(z.dtype)
 
 
 # @learn:architecture.logit_softcap
@@ -98,17 +121,29 @@ def capped_loss(
     share = share[:, None]
     loss = ((total.log() - chosen) * share).sum()
     p.mul_(share / total)  # softmax times share
-    p.scatter_add_(1, target, -share)
+    if torch.compiler.is_compiling():  # a scatter would end the fused kernel; a comparison does not
+        place = torch.arange(p.size(1), device=p.device)
+        p = torch.where(place == target, p - share, p)
+    else:
+        p.scatter_add_(1, target, -share)
     if cap:
         p.addcmul_(p * tanh, tanh, value=-1)  # times 1 - tanh^2
     return loss, p
 
 
 # @learn:foundations.cross_entropy
-def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size: int) -> Tensor:
+def mean_loss(
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    cap: float,
+    vocab_size: int,
+    chunk: ChunkLoss = chunk_loss,
+) -> Tensor:
     """Mean nats per graded target: x (N, C), weight (V, C), targets (N,) with -1 for "ignore".
 
-    With no graded target at all the loss is 0 and so is its gradient, never NaN.
+    With no graded target at all the loss is 0 and so is its gradient, never NaN. `chunk` is
+    chunk_loss, or what compiled.py made of it.
     """
     if torch.is_grad_enabled():
         if x.device.type == "cpu" and bool((targets == IGNORE).any()):
@@ -116,7 +151,7 @@ def mean_loss(x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size
             x, targets = x[graded], targets[graded]
         share = (targets != IGNORE).to(wide(x))  # (N,)
         share = share / share.sum().clamp(min=1)
-        return _ChunkedLoss.apply(x, weight, targets, share, cap, vocab_size)
+        return _ChunkedLoss.apply(x, weight, targets, share, cap, vocab_size, chunk)
     nats = token_losses(x, weight, targets, cap, vocab_size)
     return nats.sum() / (targets != IGNORE).sum().clamp(min=1)
 
@@ -129,7 +164,7 @@ def weighted_loss(
     graded = targets != IGNORE
     x, targets, share = x[graded], targets[graded], share[graded].to(wide(x))
     if torch.is_grad_enabled():
-        return _ChunkedLoss.apply(x, weight, targets, share, cap, vocab_size)
+        return _ChunkedLoss.apply(x, weight, targets, share, cap, vocab_size, chunk_loss)
     return (token_losses(x, weight, targets, cap, vocab_size) * share).sum()
 
 
@@ -137,8 +172,7 @@ def weighted_loss(
 def token_losses(x: Tensor, weight: Tensor, targets: Tensor, cap: float, vocab_size: int) -> Tensor:
     """Nats of each target, (N,); 0 where the target is ignored. For evaluation: no gradients."""
     losses = [x.new_zeros(0, dtype=wide(x))]  # no rows at all: no losses
-    for start in range(0, len(x), CHUNK_ROWS):
-        rows = slice(start, start + CHUNK_ROWS)
+    for rows in chunks(x):
         logits = capped_logits(x[rows], weight, cap, vocab_size)
         losses.append(
             torch.nn.functional.cross_entropy(

@@ -55,12 +55,25 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def sent(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`x` on `device`. To CUDA through memory that stays in place, so that nobody has to wait."""
+    if device.type == "cuda" and x.device.type == "cpu":
+        return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device)
+
+
 # @learn:foundations.matrix_multiplication
 def gemm_gflops(
-    device: torch.device, dtype: torch.dtype = torch.float32, size: int = 2048, rounds: int = 5
+    device: torch.device, dtype: torch.dtype = torch.float32, size: int = 0, rounds: int = 5
 ) -> float:
-    """Median speed of a (size, size) @ (size, size) product, in 10^9 operations a second."""
+    """Median speed of a (size, size) @ (size, size) product, in 10^9 operations a second.
+
+    Size 0 is large enough for the device: a GPU does 2048^3 in less time than it takes to ask it.
+    """
+    size = size or (8192 if device.type == "cuda" else 2048)
     a = torch.ones(size, size, device=device).mul_(0.5).to(dtype)
+    if device.type == "cuda":  # it draws more power, and slows down, where the bits differ
+        a = torch.randn(size, size, generator=torch.Generator().manual_seed(0)).to(a)
     seconds = []
     for _ in range(rounds + 1):  # the first round warms up
         start = time.perf_counter()
@@ -69,6 +82,33 @@ def gemm_gflops(
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - start)
     return 2 * size**3 / sorted(seconds[1:])[rounds // 2] / 1e9
+
+
+# Peak of dense bf16 products in 10^12 operations a second, by the vendor's datasheets. The first
+# name that is part of the device's own counts.
+PEAK_BF16_TFLOPS = {
+    **{"GB200": 2500.0, "B200": 2250.0, "H200": 989.0, "H100 PCIe": 756.0, "H100 NVL": 835.0},
+    **{"H100": 989.0, "A100": 312.0, "L40S": 362.0, "RTX 4090": 165.2, "RTX 3090": 71.0},
+}
+
+
+def peak_bf16_tflops(name: str) -> float | None:
+    """The datasheet's figure for a GPU of this name; None for one that is not in the table.
+
+    >>> peak_bf16_tflops("NVIDIA H100 80GB HBM3"), peak_bf16_tflops("Some GPU")
+    (989.0, None)
+    """
+    return next((peak for part, peak in PEAK_BF16_TFLOPS.items() if part in name), None)
+
+
+def gpu_name(device: torch.device) -> str:
+    """What a CUDA device calls itself; "" for others."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+
+
+def gpu_peak_memory_mb(device: torch.device) -> float:
+    """The most memory this process's tensors ever took on a CUDA device, in 10^6 bytes; else 0."""
+    return torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else 0.0
 
 
 def use_threads(count: int) -> None:

@@ -130,7 +130,10 @@ def join(device: torch.device) -> World:
         if device.type == "cuda":
             torch.cuda.set_device(me.local_rank)
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=SILENCE_S))
+        # NCCL wants to know its GPU before the first message, or it guesses and may wait for ever.
+        own = torch.device("cuda", me.local_rank) if backend == "nccl" else None
+        silence = datetime.timedelta(seconds=SILENCE_S)
+        dist.init_process_group(backend, timeout=silence, device_id=own)
     return here()
 
 

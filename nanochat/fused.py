@@ -3,6 +3,7 @@
 Called by gpt.py. PyTorch would record every multiplication of a norm or a rotation and walk them
 all backwards; here each function keeps only what its gradient needs. The mathematics is in the
 docstrings, and tests compare every function with its plain version, recorded step by step.
+Inside torch.compile the plain versions run: the compiler fuses them, and would stop at ours.
 
 B batch, T time, C channels, H heads, D head size. g is the gradient that arrives from above.
 """
@@ -25,11 +26,22 @@ class _NoContext:
         pass
 
 
-def call(function: type[torch.autograd.Function], *args: Any) -> Tensor:
+class Fused(torch.autograd.Function):
+    """A step with a gradient of its own, and the same step for a compiler to take apart."""
+
+    @staticmethod
+    def plain(*args: Any) -> Tensor:
+        """Out of PyTorch's operations; the compiler finds the gradient."""
+        raise NotImplementedError
+
+
+def call(function: type[Fused], *args: Any) -> Tensor:
     """function.apply(*args), or only its forward pass where nobody will ask for a gradient.
 
     The same numbers without autograd's wrapping, which takes longer than a small sum.
     """
+    if torch.compiler.is_compiling():
+        return function.plain(*args)
     if torch.is_grad_enabled():
         return function.apply(*args)  # type: ignore[no-untyped-call]
     return function.forward(_NoContext(), *args)
@@ -43,7 +55,7 @@ def inverse_rms(x: Tensor) -> Tensor:
 
 
 # @learn:architecture.rmsnorm
-class Norm(torch.autograd.Function):
+class Norm(Fused):
     """y = x / rms(x);  dx = (g - y mean(g y)) / rms(x)."""
 
     @staticmethod
@@ -59,9 +71,16 @@ class Norm(torch.autograd.Function):
         along = (g * y).mean(dim=-1, keepdim=True)
         return torch.addcmul(g, y, along, value=-1).mul_(inverse)
 
+    @staticmethod
+    def plain(x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # Clamped before the root: at 0 its slope is infinite, and infinite times 0 is NaN.
+        mean_square = wide.square().mean(dim=-1, keepdim=True).clamp(min=EPS**2)
+        return (wide * mean_square.rsqrt()).to(x.dtype)
+
 
 # @learn:architecture.qk_norm
-class RotateNorm(torch.autograd.Function):
+class RotateNorm(Fused):
     """y = scale * norm(rotate(x)), x (B, T, H, D), cos and sin (., T, 1, D/2).
 
     A rotation keeps lengths, so rms(rotate(x)) = rms(x); backwards, the rotation turns the other
@@ -83,6 +102,12 @@ class RotateNorm(torch.autograd.Function):
         turned = torch.addcmul(g, y, along, value=-1).mul_(inverse)
         return turn(turned, cos, -sin), None, None, None
 
+    @staticmethod
+    def plain(x: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
+        a, b = x.to(torch.promote_types(x.dtype, torch.float32)).chunk(2, dim=-1)
+        turned = torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
+        return (Norm.plain(turned) * scale).to(x.dtype)
+
 
 # @learn:architecture.rope
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -96,7 +121,7 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 # @learn:architecture.mlp
-class ReluSquared(torch.autograd.Function):
+class ReluSquared(Fused):
     """y = max(x, 0)^2;  dx = 2 max(x, 0) g."""
 
     @staticmethod
@@ -110,9 +135,13 @@ class ReluSquared(torch.autograd.Function):
         (positive,) = ctx.saved_tensors
         return (grads[0] * positive).mul_(2)
 
+    @staticmethod
+    def plain(x: Tensor) -> Tensor:
+        return x.clamp(min=0).square()
+
 
 # @learn:architecture.residual_scalars
-class Mix(torch.autograd.Function):
+class Mix(Fused):
     """y = r x + a x0 for two learned numbers;  dr = sum(g x),  da = sum(g x0)."""
 
     @staticmethod
@@ -126,3 +155,7 @@ class Mix(torch.autograd.Function):
         dr = (g * x).sum(dtype=torch.float32)
         da = (g * x0).sum(dtype=torch.float32)
         return g * r.to(g.dtype), g * a.to(g.dtype), dr, da
+
+    @staticmethod
+    def plain(x: Tensor, x0: Tensor, r: Tensor, a: Tensor) -> Tensor:
+        return x * r.to(x.dtype) + x0 * a.to(x.dtype)

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nanochat.attention import attend, visible_scores, window_mask
-from nanochat.cross_entropy import capped, mean_loss, token_losses, weighted_loss
+from nanochat.cross_entropy import capped, chunk_loss, mean_loss, token_losses, weighted_loss
 from nanochat.errors import UserError
 from nanochat.fused import Mix, Norm, ReluSquared, RotateNorm, call
 
@@ -263,7 +263,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: GPTConfig, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.config, self.dtype = config, dtype
+        self.config, self.dtype, self.chunk_loss = config, dtype, chunk_loss
         C, L = config.n_embd, config.n_layer
         rows = -(-config.vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
         # @learn:architecture.embeddings
@@ -335,12 +335,12 @@ class GPT(nn.Module):
                 raw = TAP("logits_raw", capped(self.head(x), 0.0, V))
                 return TAP("logits", softcap * torch.tanh(raw / softcap) if softcap else raw)
             return capped(self.head(x), softcap, V)
+        x, flat = x.flatten(0, 1), targets.flatten()
         if share is not None:
-            flat = targets.flatten(), share.flatten()
-            return weighted_loss(x.flatten(0, 1), self.head.weight, *flat, softcap, V)
-        score = mean_loss if reduction == "mean" else token_losses
-        loss = score(x.flatten(0, 1), self.head.weight, targets.flatten(), softcap, V)
-        return loss if reduction == "mean" else loss.view_as(targets)
+            return weighted_loss(x, self.head.weight, flat, share.flatten(), softcap, V)
+        if reduction == "mean":
+            return mean_loss(x, self.head.weight, flat, softcap, V, self.chunk_loss)
+        return token_losses(x, self.head.weight, flat, softcap, V).view_as(targets)
 
     def hidden(self, idx: Tensor, cache: Cache | None = None) -> Tensor:
         """Token ids (B, T) -> the final normalised residual stream (B, T, C)."""

@@ -49,8 +49,10 @@ class LossScaler:
         grads = [p.grad for p in model.parameters() if p.grad is not None]
         for grad in grads:
             grad.div_(self.state.loss_scale)
-        broken = sum(not bool(grad.isfinite().all()) for grad in grads)
-        if world.sum([float(broken)]) != [0.0]:
+        # Of all gradients at once: each question to a GPU waits until it has computed everything.
+        flags = [not_finite(grad) for grad in grads]
+        broken = float(torch.stack(flags).sum()) if flags else 0.0
+        if world.sum([broken]) != [0.0]:
             self.state.loss_scale, self.state.good_steps = self.state.loss_scale / 2, 0
             return False
         self.state.good_steps += 1
@@ -59,13 +61,19 @@ class LossScaler:
         return True
 
 
+def not_finite(grad: Tensor) -> Tensor:
+    """Has this process's part of a gradient a number that is none?"""
+    part = grad.to_local() if hasattr(grad, "to_local") else grad  # divided over processes
+    return ~part.isfinite().all()
+
+
 def to_8_bits(x: Tensor, format: torch.dtype) -> tuple[Tensor, Tensor]:
     """x -> (x / scale in 8 bits, scale): one scale a tensor, so that the largest number just fits.
 
     Source: tensorwise dynamic scaling, as in nanochat and torchao.
     """
     scale = x.abs().amax().float().clamp(min=1e-12) / torch.finfo(format).max
-    return (x / scale.to(x.dtype)).to(format), scale
+    return (x.float() / scale).to(format), scale  # a scale in bf16 would be 0.2% off
 
 
 class Fp8Product(torch.autograd.Function):
@@ -80,7 +88,7 @@ class Fp8Product(torch.autograd.Function):
         w8, w_scale = to_8_bits(weight, E4M3)
         ctx.save_for_backward(x8, x_scale, w8, w_scale)
         ctx.dtype = x.dtype
-        return product(x8, x_scale, w8.t(), w_scale, x.dtype)
+        return product(x8, x_scale, w8.t(), w_scale, x.dtype, quick=True)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -92,23 +100,31 @@ class Fp8Product(torch.autograd.Function):
         return dx, dw
 
 
-def product(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, out: torch.dtype) -> Tensor:
-    """a (N, K) times b (K, M, column by column), both in 8 bits."""
-    return torch._scaled_mm(a, b, scale_a=a_scale, scale_b=b_scale, out_dtype=out)
+def product(
+    a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, out: torch.dtype, quick: bool = False
+) -> Tensor:
+    """a (N, K) times b (K, M, column by column), both in 8 bits.
+
+    `quick` keeps sums in the unit's own short registers: enough for outputs, not for gradients.
+    """
+    return torch._scaled_mm(
+        a, b, scale_a=a_scale, scale_b=b_scale, out_dtype=out, use_fast_accum=quick
+    )
 
 
 class Fp8Linear:
     """The forward pass of a matrix in 8 bits; where no gradient is wanted, in that of x as ever."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
+    def __init__(self, linear: nn.Linear) -> None:
+        self.linear = linear  # not its weight: FSDP puts the whole one in its place while it runs
 
     def __call__(self, x: Tensor) -> Tensor:
         """(..., K) -> (..., M)."""
+        weight = self.linear.weight
         if not torch.is_grad_enabled():
-            return nn.functional.linear(x, self.weight.to(x.dtype))
+            return nn.functional.linear(x, weight.to(x.dtype))
         flat = x.reshape(-1, x.size(-1))  # (N, K)
-        return Fp8Product.apply(flat, self.weight).view(*x.shape[:-1], -1)
+        return Fp8Product.apply(flat, weight).view(*x.shape[:-1], -1)
 
 
 def fits_8_bits(weight: Tensor) -> bool:
@@ -135,6 +151,6 @@ def switch_to_fp8(model: nn.Module) -> int:
     count = 0
     for module in model.modules():
         if isinstance(module, nn.Linear) and fits_8_bits(module.weight):
-            module.forward = Fp8Linear(module.weight)  # type: ignore[assignment]
+            module.forward = Fp8Linear(module)  # type: ignore[assignment]
             count += 1
     return count

@@ -4,6 +4,7 @@ Called by train_loop.py through the scripts. tokens/s is a mean over the last se
 the share of this machine's bare matrix-product speed that the whole step reaches.
 """
 
+import statistics
 import sys
 import time
 
@@ -11,6 +12,7 @@ from nanochat.scaling import flops_per_token
 from nanochat.train_loop import Run
 
 LOG_EVERY_S = 10.0  # without a terminal
+WARM_UP_STEPS = 10
 
 
 class Progress:
@@ -22,9 +24,11 @@ class Progress:
         self.every_s = 0.2 if self.terminal else LOG_EVERY_S
         self.printed_at = 0.0
         self.mean_s = 0.0
+        self.steps_s: list[float] = []
         self.flops = 0
 
     def __call__(self, run: Run, seconds: float) -> None:
+        self.steps_s.append(seconds)
         self.mean_s = 0.9 * self.mean_s + 0.1 * seconds if self.mean_s else seconds
         now, last = time.monotonic(), run.state.step >= run.schedule.steps
         if now - self.printed_at < self.every_s and not last:
@@ -35,6 +39,10 @@ class Progress:
             print(f"\r\033[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
         else:
             print(line, file=sys.stderr, flush=True)
+
+    def steady_step_s(self) -> float:
+        """Median seconds of a step, without the first ones, in which a GPU's kernels are made."""
+        return statistics.median(self.steps_s[WARM_UP_STEPS:] or self.steps_s)
 
     def line(self, run: Run) -> str:
         """base 120/600  loss 2.31  val 0.84 bpb  15,300 tokens/s (41% of GEMM)  1:02 left."""

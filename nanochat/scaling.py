@@ -77,10 +77,39 @@ def count_parameters(config: GPTConfig) -> Sizes:
     return Sizes(sum(sizes.values()), matrices, tables)
 
 
-def flops_per_token(config: GPTConfig) -> int:
-    """Forward and backward: 6 for each weight multiplied, 12 C keys for each key looked at."""
-    seen = sum(min(window, config.sequence_len) for window in config.windows())
-    return 6 * count_parameters(config).matrices + 12 * config.n_embd * seen
+def flops_per_token(config: GPTConfig, causal: bool = False) -> int:
+    """Forward and backward: 6 for each weight multiplied, 12 C keys for each key looked at.
+
+    Counts a whole window for every token, as most published figures do; `causal` only the keys
+    that are there and visible: on average half of the context, and a window that is still filling.
+    """
+    T = config.sequence_len
+    windows = [min(window, T) for window in config.windows()]
+    seen = sum(mean_keys(T, window) for window in windows) if causal else sum(windows)
+    return 6 * count_parameters(config).matrices + round(12 * config.n_embd * seen)
+
+
+def mean_keys(T: int, window: int) -> float:
+    """How many keys a token sees, itself included, on average over the places 0 to T - 1.
+
+    >>> mean_keys(4, 4), mean_keys(4, 1)  # 1, 2, 3, 4 and 1, 2, 2, 2
+    (2.5, 1.75)
+    """
+    short = min(window, T)  # places that see less than a whole window
+    return (short * (short + 1) / 2 + (T - short) * (window + 1)) / T
+
+
+def flops_share(
+    config: GPTConfig, tokens_per_s: float, peak_tflops: float | None
+) -> dict[str, float]:
+    """Model FLOPs over the hardware's peak ("MFU"), with both ways to count attention."""
+    if peak_tflops is None:
+        return {}
+    counts = {"mfu": flops_per_token(config), "mfu_causal": flops_per_token(config, causal=True)}
+    return {
+        name: round(tokens_per_s * flops / (peak_tflops * 1e12), 4)
+        for name, flops in counts.items()
+    }
 
 
 def auto_batch_tokens(config: GPTConfig, ratio: float) -> int:

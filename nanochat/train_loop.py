@@ -28,6 +28,7 @@ from nanochat.checkpoint import (
     save_checkpoint,
 )
 from nanochat.compiled import speed_up
+from nanochat.device import sent
 from nanochat.distributed import World, connection, here
 from nanochat.errors import UserError
 from nanochat.gpt import GPT
@@ -259,6 +260,7 @@ def take_step(run: Run) -> float:
     Returns the mean loss over the batches of all processes.
     """
     state, world, total = run.state, run.world, 0.0
+    losses: list[Tensor] = []
     device = run.model.cos.device
     scaler = LossScaler(run.model.dtype, state)
     for number in range(run.accumulation):
@@ -266,9 +268,11 @@ def take_step(run: Run) -> float:
         state.tokens += batch[0].numel()
         if number % world.size != world.rank:
             continue  # another process's
-        inputs, targets, *share = (x.to(device) for x in batch)
+        inputs, targets, *share = (sent(x, device) for x in batch)
         loss = run.model(inputs, targets, share=share[0] if share else None)
         scaler.scaled(loss / run.accumulation).backward()
+        losses.append(loss.detach())
+    for loss in losses:  # read when all is under way: a GPU would wait for every number it shows
         total += loss.item() / run.accumulation
     (total,) = world.sum([total])
     if not math.isfinite(total):

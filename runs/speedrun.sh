@@ -44,7 +44,8 @@ run nanochat base-eval --tag "$tag" --bundle dclm --dtype auto
 train chat-sft --data real --base-tag "$tag" --tag "$tag" --context 2048 --rows "$rows" --resume
 run nanochat chat-eval --tag "$tag" --tasks chatcore --max-tokens 512
 
-# 4) practice: word problems that check themselves
-train chat-rl --preset speedrun --sft-tag "$tag" --resume
+# 4) practice: word problems that check themselves; answers differ in length at every step, and
+#    each length would be compiled anew
+train chat-rl --preset speedrun --sft-tag "$tag" --resume --compile off
 run nanochat chat-eval --stage rl --tag "$tag" --tasks gsm8k --max-tokens 512 --samples 8
 run nanochat report

@@ -11,7 +11,15 @@ from itertools import islice
 from nanochat.cli import parse, print_json, run
 from nanochat.dataloader import PackedLoader
 from nanochat.dataset import open_documents
-from nanochat.device import gemm_gflops, pick_device, pick_dtype, use_threads
+from nanochat.device import (
+    gemm_gflops,
+    gpu_name,
+    gpu_peak_memory_mb,
+    peak_bf16_tflops,
+    pick_device,
+    pick_dtype,
+    use_threads,
+)
 from nanochat.distributed import join
 from nanochat.gpt import GPT
 from nanochat.loss_eval import bits_per_byte
@@ -19,7 +27,7 @@ from nanochat.paths import tokenizer_dir
 from nanochat.pretrain import PretrainSettings, plan_run, prepare, size_run
 from nanochat.progress import Progress
 from nanochat.report import record
-from nanochat.scaling import count_parameters
+from nanochat.scaling import count_parameters, flops_share
 from nanochat.tokenizer import Tokenizer
 from nanochat.train_loop import Run, restore, resume_point, train
 
@@ -35,6 +43,16 @@ def loader(settings: PretrainSettings, tokenizer: Tokenizer, split: str, state=N
         state=state,
         prefetch=split == "train",
     )
+
+
+def speed(finished: Run, step_s: float) -> dict:
+    """Tokens/s once a run is under way; on a GPU also its share of the peak, and memory."""
+    device, state = finished.model.cos.device, finished.state
+    steady = state.tokens / state.step / step_s
+    name = gpu_name(device)
+    found = {"steady_tokens_per_s": steady, "gpu": name, "gpu_peak_mb": gpu_peak_memory_mb(device)}
+    peak = peak_bf16_tflops(name)
+    return found | flops_share(finished.model.config, steady, peak) if name else {}
 
 
 def summary(finished: Run) -> dict:
@@ -80,11 +98,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     base.evaluate = evaluate
     if world.leads:
-        base.show = Progress(gemm_gflops(device, pick_dtype(settings.dtype, device)))
+        base.show = progress = Progress(gemm_gflops(device, pick_dtype(settings.dtype, device)))
     train(base, settings)
     if not world.leads:
         return 0
-    result = summary(base)
+    result = summary(base) | speed(base, progress.steady_step_s())
     record("base", result)
     print(f"base model {tag}: {result['val_bpb']:.3f} bits per byte on unseen text")
     if settings.json:

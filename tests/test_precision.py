@@ -110,7 +110,7 @@ def test_eight_bits_hold_every_number_to_a_sixteenth_and_the_largest_exactly():
 def test_an_8_bit_product_and_its_gradients_are_near_the_exact_ones(monkeypatch):
     """Processors without 8-bit units multiply the same rounded numbers in fp32."""
 
-    def emulated(a, a_scale, b, b_scale, out):
+    def emulated(a, a_scale, b, b_scale, out, quick=False):
         return ((a.float() * a_scale) @ (b.float() * b_scale)).to(out)
 
     monkeypatch.setattr("nanochat.precision.product", emulated)
@@ -138,6 +138,16 @@ def test_fp8_takes_the_large_matrices_only_and_leaves_evaluation_alone():
     assert isinstance(model.blocks[0].mlp.up.forward, Fp8Linear)
     with torch.no_grad():
         assert torch.equal(model(*batch()), before)
+
+
+def test_fp8_multiplies_with_the_weight_that_is_there_when_it_runs():
+    """FSDP puts the whole matrix in the place of a part while a block runs."""
+    model = GPT(config(n_embd=128, n_head=4, n_kv_head=4))
+    switch_to_fp8(model)
+    up = model.blocks[0].mlp.up
+    up.weight = torch.nn.Parameter(torch.ones_like(up.weight))
+    with torch.no_grad():
+        assert torch.equal(up(torch.ones(1, 128)), torch.full((1, 512), 128.0))
 
 
 def test_fp8_on_a_processor_is_refused_with_the_reason():
@@ -190,7 +200,7 @@ def test_without_a_working_compiler_training_goes_on_and_says_so(monkeypatch, ca
     assert isinstance(model.hidden, Compiled)
     assert all(torch.equal(a, b) for a, b in zip(gradients(model), expected, strict=True))
     assert capsys.readouterr().err == "going on without torch.compile: no C++ compiler here\n"
-    assert model.hidden.fast is None
+    assert model.hidden.fast is None and model.chunk_loss.fast is None
 
 
 @pytest.mark.slow

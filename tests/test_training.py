@@ -9,16 +9,20 @@ import pytest
 import torch
 from tiny_models import byte_tokenizer, config
 
+from nanochat.attention import window_mask
+from nanochat.device import peak_bf16_tflops
 from nanochat.gpt import GPT
 from nanochat.loss_eval import NothingToEvaluate, bits_per_byte
 from nanochat.optimizers import Optimizers, OptimizerSettings
 from nanochat.pretrain import PretrainSettings, size_run
+from nanochat.progress import WARM_UP_STEPS, Progress
 from nanochat.scaling import (
     BadPlan,
     auto_batch_tokens,
     batch_lr_scale,
     count_parameters,
     flops_per_token,
+    flops_share,
     make_plan,
     model_config,
 )
@@ -40,6 +44,7 @@ from nanochat.train_loop import (
     resume_point,
     train,
 )
+from scripts import base_train
 
 
 def conversations(count: int) -> list[dict[str, Any]]:
@@ -280,6 +285,42 @@ def test_the_dial_gives_the_published_sizes(depth, width, total, matrices, flops
     assert sizes.total == pytest.approx(total, rel=2e-3)
     assert sizes.matrices == pytest.approx(matrices, rel=3e-3)
     assert flops_per_token(c) == pytest.approx(flops, rel=3e-3)
+
+
+@pytest.mark.parametrize("context", [200, 1024])
+def test_causal_attention_counts_the_keys_that_a_token_really_sees(context):
+    config = model_config(4, 4096, context, window_pattern="SSL")
+    masks = [window_mask(context, w, torch.device("cpu")) for w in config.windows()]
+    seen = sum(int(mask.sum()) for mask in masks) / context
+    attention = flops_per_token(config, causal=True) - 6 * count_parameters(config).matrices
+    assert attention == round(12 * config.n_embd * seen)
+    assert flops_per_token(config, causal=True) < flops_per_token(config)
+
+
+def test_the_share_of_the_peak_is_the_models_operations_over_the_hardwares():
+    config = model_config(12, 32768, 2048)
+    full, causal = flops_per_token(config), flops_per_token(config, causal=True)
+    shares = flops_share(config, 1e12 / full, peak_tflops=2.0)
+    assert shares == {"mfu": 0.5, "mfu_causal": pytest.approx(0.5 * causal / full, abs=1e-4)}
+    assert flops_share(config, 1e5, peak_bf16_tflops("a GPU nobody knows")) == {}
+
+
+def test_a_run_on_a_gpu_says_which_one_and_what_share_of_its_peak(monkeypatch):
+    run = a_run(loader())
+    run.state.step, run.state.tokens = 4, 4 * 10**9
+    assert base_train.speed(run, step_s=0.5) == {}, "a processor's record stays as it was"
+    monkeypatch.setattr(base_train, "gpu_name", lambda device: "NVIDIA H100 80GB HBM3")
+    found = base_train.speed(run, step_s=0.5)
+    assert found["steady_tokens_per_s"] == 2e9
+    assert 0 < found["mfu_causal"] <= found["mfu"] and found["gpu"].startswith("NVIDIA H100")
+
+
+def test_the_first_steps_do_not_count_for_the_speed_of_a_run():
+    progress = Progress(gflops=1.0)
+    progress.steps_s = [60.0] * WARM_UP_STEPS + [1.0, 2.0, 3.0]
+    assert progress.steady_step_s() == 2.0
+    progress.steps_s = [4.0, 5.0, 9.0]
+    assert progress.steady_step_s() == 5.0, "a run that ended sooner"
 
 
 def test_batch_and_rate_follow_the_dial():
