@@ -2,7 +2,8 @@
 
 Called by gpt.py. A batch of N tokens has N x V logits; at N=2048, V=4096 that is 34 MB in fp32,
 several times over in a plain backward pass. Here a chunk of rows is projected, its loss and its
-gradient are computed on the spot, and the chunk is forgotten.
+gradient are computed on the spot, and the chunk is forgotten; the fp32 numbers of a softmax are
+held for fewer rows still.
 
     z = x @ W.T               (N, C) @ (C, V) -> (N, V)
     u = cap * tanh(z / cap)   the softcap keeps every logit inside (-cap, cap); cap 0 leaves z
@@ -20,7 +21,8 @@ import torch
 from torch import Tensor
 
 IGNORE = -1  # a target that is not graded
-CHUNK_ROWS = 512
+CHUNK_ROWS = 512  # rows of one matrix product
+WIDE_ROWS = 128  # rows of it that are fp32 at once
 GPU_CHUNK_ROWS = 4096  # 512 rows leave most of a GPU idle
 
 # Raw scores (n, V), targets, shares, cap and V -> the chunk's loss, and d loss / d scores.
@@ -98,9 +100,15 @@ def lift(x: Tensor, share: Tensor) -> float:
 def chunk_loss(
     z: Tensor, targets: Tensor, share: Tensor, cap: float, vocab_size: int
 ) -> tuple[Tensor, Tensor]:
-    """`capped_loss` with sums in 32 bits, and the slope in the format of z; one unit to compile."""
-    loss, dz = capped_loss(z.to(wide(z)), targets, share, cap, vocab_size)
-    return loss, dz.to(z.dtype)
+    """`capped_loss` with sums in 32 bits; z becomes its own slope. One unit to compile."""
+    loss = torch.zeros((), device=z.device, dtype=wide(z))
+    some = WIDE_ROWS if z.device.type == "cpu" else max(1, len(z))
+    parts = zip(z.split(some), targets.split(some), share.split(some), strict=True)
+    for scores, target, part in parts:
+        part_loss, slope = capped_loss(scores.to(wide(z), copy=True), target, part, cap, vocab_size)
+        loss += part_loss
+        scores.copy_(slope)
+    return loss, z
 
 
 # @learn:architecture.logit_softcap

@@ -73,6 +73,7 @@ class Norm(Fused):
 
     @staticmethod
     def plain(x: Tensor) -> Tensor:
+        """The same, step by step."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         # Clamped before the root: at 0 its slope is infinite, and infinite times 0 is NaN.
         mean_square = wide.square().mean(dim=-1, keepdim=True).clamp(min=EPS**2)
