@@ -88,13 +88,21 @@ def figures_of(values: Floats, sizes: Sequence[int], room: Floats) -> NDArray[np
         borders = zip(starts.tolist(), ends.tolist(), strict=True)
         zeros = np.array([np.count_nonzero(none[a:b]) for a, b in borders]) / n
     found = np.stack((mean, std, rms, low, high, zeros, np.zeros(len(n))), axis=1)
+    hidden = []  # pieces with entries that are not finite
     for i in unclear:
         piece = values[starts[i] : ends[i]]
         if math.isfinite(float(low[i]) + float(high[i]) + float(square[i])):
             off = piece - mean[i]
             found[i, 1] = math.sqrt(float(off @ off) / len(off))
-        else:
+        elif (seen := piece[np.isfinite(piece)]).size in (0, piece.size):
             found[i] = finite_figures(piece)
+        else:
+            hidden.append((i, seen))
+    if hidden:
+        counts = [len(seen) for _, seen in hidden]
+        places = [i for i, _ in hidden]
+        found[places] = figures_of(np.concatenate([seen for _, seen in hidden]), counts, room)
+        found[places, -1] = n[places] - counts
     return found
 
 

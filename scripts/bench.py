@@ -5,7 +5,7 @@ process against several.
 `observe` compares the requests a second of a trivial route with and without metrics and traces;
 `sse` times the frames of a stream; `engine` the tokens a second of one answer and of 16; `drain`
 how long a server takes to leave while it writes; `trace` what open and closed taps cost; `sandbox`
-how long a learner waits for a program.
+how long a learner waits for a program; `core` the evaluation in batches and one at a time.
 Timings live here, never in a test. A noisy machine shows in the spread; run it on a quiet one.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 from nanochat.bench import TrainBenchSettings, bench_train
 from nanochat.bench_processes import ProcessBenchSettings, bench_processes
 from nanochat.cli import parse, print_json, run
+from nanochat.core_eval_bench import CoreBenchSettings, bench_core
 from nanochat.engine_bench import EngineBenchSettings, bench_engine
 from nanochat.engine_trace_bench import TraceBenchSettings, bench_trace
 from nanochat.errors import UserError
@@ -29,6 +30,7 @@ BENCHES: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
     "engine": (EngineBenchSettings, bench_engine),
     "train": (TrainBenchSettings, bench_train),
     "processes": (ProcessBenchSettings, bench_processes),
+    "core": (CoreBenchSettings, bench_core),
     "speculative": (SpeculativeBenchSettings, bench_speculative),
     "observe": (ObserveBenchSettings, bench_observe),
     "drain": (DrainBenchSettings, bench_drain),

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from nanochat.bench import TrainBenchSettings, bench_train
+from nanochat.core_eval_bench import CoreBenchSettings, bench_core
 from nanochat.errors import UserError
 from nanochat.load_drain import DrainBenchSettings, bench_drain
 from nanochat.serve.sandbox_bench import SandboxBenchSettings, bench_sandbox
@@ -92,3 +93,10 @@ def test_the_sandbox_bench_asks_a_real_bridge_and_every_program_prints_one():
     result = bench_sandbox(SandboxBenchSettings(requests=6, starts=1))
     assert result["requests"] == 6 and result["clients"] == 2
     assert 0 < result["p50_ms"] <= result["p95_ms"] <= result["worst_ms"]
+
+
+@pytest.mark.slow
+def test_the_core_bench_marks_the_same_examples_in_both_ways():
+    result = bench_core(CoreBenchSettings(max_per_task=2, rounds=1))
+    assert result["same_marks"] and result["examples"] == 8
+    assert result["speedup"] > 0

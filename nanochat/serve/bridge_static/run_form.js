@@ -48,7 +48,11 @@ async function start(status) {
   $("run-form").querySelector("button").disabled = true;
   $("stop").disabled = false;
   stop = new AbortController();
-  const write = (stream, text) => output.append(h(stream === "stderr" ? "span.err" : "span", {}, text));
+  const write = (stream, text) => { // pieces of one stream go on in the same place
+    const kind = stream === "stderr" ? "err" : "";
+    if (output.lastChild?.className === kind) output.lastChild.append(text);
+    else output.append(h(kind ? "span.err" : "span", {}, text));
+  };
   const missing = where === "browser" && NEEDS_MACHINE.exec(code);
   if (missing) write("stderr", `The browser's Python has no ${missing[1]}: choose “on this machine”.\n`);
   try {
