@@ -10,33 +10,25 @@ Timings live here, never in a test. A noisy machine shows in the spread; run it 
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
-from nanochat.bench import TrainBenchSettings, bench_train
-from nanochat.bench_processes import ProcessBenchSettings, bench_processes
 from nanochat.cli import parse, print_json, run
-from nanochat.core_eval_bench import CoreBenchSettings, bench_core
-from nanochat.engine_bench import EngineBenchSettings, bench_engine
-from nanochat.engine_trace_bench import TraceBenchSettings, bench_trace
 from nanochat.errors import UserError
-from nanochat.load_drain import DrainBenchSettings, bench_drain
-from nanochat.serve.http_bench import ObserveBenchSettings, bench_observe
-from nanochat.serve.sandbox_bench import SandboxBenchSettings, bench_sandbox
-from nanochat.serve.sse_bench import SseBenchSettings, bench_sse
-from nanochat.speculative_bench import SpeculativeBenchSettings, bench_speculative
 
-BENCHES: dict[str, tuple[type, Callable[[Any], dict[str, Any]]]] = {
-    "engine": (EngineBenchSettings, bench_engine),
-    "train": (TrainBenchSettings, bench_train),
-    "processes": (ProcessBenchSettings, bench_processes),
-    "core": (CoreBenchSettings, bench_core),
-    "speculative": (SpeculativeBenchSettings, bench_speculative),
-    "observe": (ObserveBenchSettings, bench_observe),
-    "drain": (DrainBenchSettings, bench_drain),
-    "sse": (SseBenchSettings, bench_sse),
-    "trace": (TraceBenchSettings, bench_trace),
-    "sandbox": (SandboxBenchSettings, bench_sandbox),
+# Name -> module, settings, function. A bench loads only what it measures: memory is a figure too.
+BENCHES = {
+    "core": ("core_eval_bench", "CoreBenchSettings", "bench_core"),
+    "drain": ("load_drain", "DrainBenchSettings", "bench_drain"),
+    "engine": ("engine_bench", "EngineBenchSettings", "bench_engine"),
+    "observe": ("serve.http_bench", "ObserveBenchSettings", "bench_observe"),
+    "processes": ("bench_processes", "ProcessBenchSettings", "bench_processes"),
+    "sandbox": ("serve.sandbox_bench", "SandboxBenchSettings", "bench_sandbox"),
+    "speculative": ("speculative_bench", "SpeculativeBenchSettings", "bench_speculative"),
+    "sse": ("serve.sse_bench", "SseBenchSettings", "bench_sse"),
+    "trace": ("engine_trace_bench", "TraceBenchSettings", "bench_trace"),
+    "train": ("bench", "TrainBenchSettings", "bench_train"),
 }
 
 
@@ -51,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"usage: nanochat bench {{{','.join(BENCHES)}}} [flags]\n\n{__doc__}")
             return 0
         raise NoSuchBench(f"bench {argv[0] if argv else '(none)'}: choose {', '.join(BENCHES)}")
-    settings_type, bench = BENCHES[argv[0]]
-    settings: Any = parse(settings_type, argv[1:], f"nanochat bench {argv[0]}", __doc__)
-    result = bench(settings)
+    place, kind, function = BENCHES[argv[0]]
+    module = import_module(f"nanochat.{place}")
+    settings: Any = parse(getattr(module, kind), argv[1:], f"nanochat bench {argv[0]}", __doc__)
+    result = getattr(module, function)(settings)
     for name, value in result.items():
         print(f"{name:<18} {value}")
     if settings.json:

@@ -1,6 +1,8 @@
 """The bench measures real steps and prints one JSON object; how fast is no business of a test."""
 
 import json
+from dataclasses import is_dataclass
+from importlib import import_module
 
 import pytest
 
@@ -45,6 +47,13 @@ def test_the_parts_of_a_step_make_up_the_whole(monkeypatch):
     result = bench_train(settings)
     parts = result["step_ms"]
     assert isinstance(parts, dict) and set(parts) == {"forward", "backward", "optimizer"}
+
+
+@pytest.mark.parametrize("name", bench.BENCHES)
+def test_every_bench_is_where_the_table_says(name):
+    place, kind, function = bench.BENCHES[name]
+    module = import_module(f"nanochat.{place}")
+    assert is_dataclass(getattr(module, kind)) and callable(getattr(module, function))
 
 
 def test_an_unknown_bench_is_named_with_the_ones_there_are():
