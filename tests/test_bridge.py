@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from nanochat.execution import PNG
 from nanochat.execution_boxes import TIERS
 from nanochat.serve.bridge_attacks import ATTACKS, attack_bridge
 from nanochat.serve.bridge_ranges import BadRange, span_of
+from nanochat.serve.bridge_runs import RunDesk
 from nanochat.serve.bridge_server import open_loopback
+from nanochat.serve.bridge_settings import BridgeSettings
 from nanochat.serve.bridge_traces import Kept, TraceGone, TraceStore
 from nanochat.serve.errors import AddressUnusable
 from nanochat.trace_format import read_trace
@@ -294,3 +298,22 @@ def test_every_route_is_described(bridge):
     routes = {route.path for route in bridge.app.router.routes if hasattr(route, "methods")}
     hidden = {"/", "/start", "/box", "/guide", "/openapi.json"}
     assert routes - hidden <= set(api["paths"])
+
+
+@pytest.mark.slow
+def test_a_spare_box_outlives_the_thread_that_asked_for_it():
+    """bubblewrap dies with the thread that started it, not only with its process."""
+    desk = RunDesk(BridgeSettings())
+
+    def ask() -> None:
+        desk.warm()
+        time.sleep(0.5)  # until bubblewrap has tied itself to its parent
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asking.join()
+    time.sleep(0.2)
+    try:
+        assert desk.spares and all(box.process.poll() is None for box in desk.spares)
+    finally:
+        desk.close()

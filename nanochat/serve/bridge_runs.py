@@ -8,6 +8,7 @@ import asyncio
 import base64
 import threading
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -42,6 +43,9 @@ class RunDesk:
         self.places = threading.BoundedSemaphore(settings.running_limit)
         self.spares: list[Box] = []
         self.guard = threading.Lock()
+        # A box dies with the thread that started it (bubblewrap's --die-with-parent), so one thread
+        # that stays starts all that wait.
+        self.starter = ThreadPoolExecutor(1, "box-starter")
         self.closed = False
 
     def tier(self) -> Tier:
@@ -55,7 +59,8 @@ class RunDesk:
         """Start what spare boxes are missing; called in a thread, so that no request waits."""
         with self.guard, suppress(SandboxUnavailable):
             while len(self.spares) < self.settings.running_limit and not self.closed:
-                self.spares.append(start_box(pick_tier(), Limits().disk_bytes))
+                started = self.starter.submit(start_box, pick_tier(), Limits().disk_bytes)
+                self.spares.append(started.result())
 
     def take(self, tier: Tier | None = None) -> Box | None:
         """A spare box, of this tier if one is named, that still waits for a job."""
@@ -73,6 +78,7 @@ class RunDesk:
         with self.guard:  # no box is being started any more
             while (box := self.take()) is not None:
                 box.kill()
+        self.starter.shutdown()
 
     def check(self, code: str, wall_s: float) -> None:
         """Refuse a program that is too long or wants too much time."""
