@@ -5,6 +5,7 @@ compiled when a server first needs it, into the folder of made things, under a n
 with the source and the processor. Without a compiler, or for a model that it does not know, PyTorch
 goes on doing it, and the log says so. Like gpt_packed.py it keeps a copy of the weights, so
 only who serves a finished model uses it. Called by chat_web.py and engine_bench.py.
+The scalar lab compiles its tape alike (scalar/tape_c.py); it imports nothing of ours, nor we of it.
 Read: next_scores -> kernel_for -> decode_kernel -> compile_step -> DecodeKernel.
 B rows, T new tokens, V vocabulary.
 """

@@ -83,12 +83,15 @@ def started(*flags: str) -> tuple[subprocess.Popen[str], str, str]:
 def test_the_bridge_prints_its_address_serves_and_leaves_with_zero_on_ctrl_c():
     process, address, token = started()
     headers = {"Authorization": f"Bearer {token}"}
-    status = httpx.get(f"{address}/status", headers=headers, timeout=60).json()
-    assert status["model"]["layers"] == 4 and status["sandbox"] == "bubblewrap"
-    assert httpx.get(f"{address}/status", timeout=60).status_code == 401
-    inside = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    try:
+        status = httpx.get(f"{address}/status", headers=headers, timeout=60).json()
+        assert status["model"]["layers"] == 4 and status["sandbox"] == "bubblewrap"
+        assert httpx.get(f"{address}/status", timeout=60).status_code == 401
+        inside = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()  # where an assertion failed; one that has left is left alone
     _, alive = psutil.wait_procs(inside, timeout=30)
     assert alive == [], "the spare box ends with its bridge"
 
