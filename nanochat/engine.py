@@ -20,11 +20,17 @@ import torch
 from torch import Tensor
 
 from nanochat.chat_format import SPECIALS
-from nanochat.engine_kernel import DecodeKernel, next_scores, threads_at_rest
+from nanochat.engine_kernel import (
+    EngineKernel,
+    next_scores,
+    next_tokens,
+    spare_slots,
+    threads_at_rest,
+)
 from nanochat.errors import UserError
 from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
-from nanochat.sampling import Sampling, sample
+from nanochat.sampling import BROKEN, BrokenScores, Sampling
 from nanochat.tokenizer import Tokenizer, VocabularyMismatch
 from nanochat.tools import calculate
 
@@ -179,12 +185,13 @@ class Batch:
     """
 
     def __init__(
-        self, model: GPT, rows: int, capacity: int, kernel: DecodeKernel | None = None
+        self, model: GPT, rows: int, capacity: int, kernel: EngineKernel | None = None
     ) -> None:
         assert capacity <= model.config.sequence_len, "positions beyond the context have no angles"
         self.model, self.rows, self.capacity, self.kernel = model, rows, capacity, kernel
         self.device = next(model.parameters()).device
-        self.cache = KVCache(model.config, rows, capacity, model.dtype, self.device)
+        spare = spare_slots(kernel)
+        self.cache = KVCache(model.config, rows, capacity, model.dtype, self.device, spare=spare)
         self.answers: list[Answer] = []
 
     @property
@@ -254,17 +261,15 @@ class Batch:
 
     def _write(self, answers: list[Answer], logits: Tensor) -> Progress:
         """Give each answer its next token: the one it must take, else one drawn from its scores."""
-        free = [i for i, answer in enumerate(answers) if not answer.waiting]
-        drawn: list[int] = []
-        if free:
-            settings = [answers[i].sampling for i in free]
-            dice = [answers[i].dice.random() for i in free]
-            drawn = sample(logits if len(free) == len(answers) else logits[free], settings, dice)
-        tokens = dict(zip(free, drawn, strict=True))
+        dice = [0.0 if answer.waiting else answer.dice.random() for answer in answers]
+        drawn = next_tokens(self.kernel, logits, [answer.sampling for answer in answers], dice)
         progress: Progress = []
-        for i, answer in enumerate(answers):
-            forced = i not in tokens
-            token = answer.waiting.popleft() if forced else tokens[i]
+        for answer, token in zip(answers, drawn, strict=True):
+            if token is None:
+                raise BrokenScores(BROKEN)
+            forced = bool(answer.waiting)
+            if forced:
+                token = answer.waiting.popleft()
             progress.append((answer, answer.accept(token, forced, self.capacity)))
         return progress
 
@@ -277,7 +282,7 @@ class Engine:
     """A model and its tokenizer, ready to answer. It remembers no conversation between calls."""
 
     def __init__(
-        self, model: GPT, tokenizer: Tokenizer, kernel: DecodeKernel | None = None
+        self, model: GPT, tokenizer: Tokenizer, kernel: EngineKernel | None = None
     ) -> None:
         if tokenizer.vocab_size != model.config.vocab_size:
             raise VocabularyMismatch(

@@ -1,41 +1,29 @@
-/* One more token for several conversations: gpt.py's mathematics, written for few rows.
+/* More tokens for several conversations: gpt.py's mathematics, written for few positions.
 
-   A step multiplies 16 or fewer rows by every matrix and reads all cached keys and values once. In
-   PyTorch half of its time goes into calls and into copies; here the rows are dealt out to threads,
-   and each takes its own through the whole model, so threads meet only at the end. A row is
-   computed in the same order of operations whoever stands beside it: its scores have the same bits
-   in any batch. Compiled and called by engine_kernel.py, compared with gpt.py by tests.
+   Writing gives each row one new token; reading a prompt gives a row many. PyTorch spends half of
+   such a step in calls and copies; here new positions are dealt out in blocks, and a thread takes a
+   block through the whole model. A position is computed in the same order of operations whoever
+   stands beside it and however a prompt was cut: its scores have the same bits in any company.
+   Compiled and called by engine_kernel.py, compared with gpt.py by tests.
 
-   Read: Model -> product -> attend -> layer -> forward (one block of rows) -> decode_step -> Team.
-   C channels, H query heads, G key/value heads, D head size, S slots of a row of the cache.
-   Not covered: SwiGLU, formats other than fp32, several new tokens at once; gpt.py has them. */
+   Read: Model -> product -> attend -> store -> attention -> forward (a block) -> kernel_step.
+   C channels, H query heads, G key/value heads, D head size, S slots of a row of the cache, T new
+   tokens of each row: position p is token p % T of row p / T.
+   Not covered: SwiGLU and formats other than fp32; gpt.py has them. */
 
-#include <math.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#ifdef __AVX512F__
-#define LANES 16
-#define MOST_ROWS 8 /* as many as keep their sums in registers */
-#else
-#define LANES 8
-#define MOST_ROWS 4
-#endif
-#define PANEL (2 * LANES) /* outputs of a matrix that are summed together */
-#ifndef PATIENCE
-#define PATIENCE 2000 /* looks at a flag before a thread falls asleep: waking it takes far longer */
-#endif
-#define INLINE static inline __attribute__((always_inline))
+#include "engine_numbers.h"
 
-typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4)));
-typedef float Eight __attribute__((vector_size(32)));
+#define PANEL (2 * LANES)     /* outputs of a matrix that are summed together */
+#define MOST_ROWS (LANES / 2) /* positions that are: as many as keep their sums in registers */
+#define BLOCK 32              /* most positions in a block: as many share one look at a matrix */
 
 typedef struct {
-    const float *q, *k, *v, *out, *up, *down; /* matrices in panels, as engine_kernel.py lays them */
+    const float *q, *k, *v, *out, *up, *down; /* in panels, as engine_kernel.py lays matrices */
     const float *gate, *values;               /* (G, gate_channels), (V, G D); or none */
     float residual, input;
     int32_t window;
@@ -55,52 +43,11 @@ typedef struct {
 } LayerCache;
 
 typedef struct {
-    const int64_t *tokens, *lengths; /* of each row: its newest token, tokens before that */
+    const int64_t *tokens, *lengths; /* (rows, T) new tokens; (rows) how many came before them */
     const LayerCache *cache;         /* of each layer */
     float *last, *scores;            /* (rows, C) embeddings for smear, (rows, V) what comes out */
-    int32_t rows;
+    int32_t rows, count;             /* count is T */
 } Batch;
-
-/* ---- numbers ---- */
-
-INLINE Vector load(const float *from) { return *(const Vector *)from; }
-
-INLINE float sum_of(Vector v) {
-#if LANES == 16
-    Eight s = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7)
-              + __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
-#else
-    Eight s = v;
-#endif
-    s += __builtin_shufflevector(s, s, 4, 5, 6, 7, 0, 1, 2, 3);
-    s += __builtin_shufflevector(s, s, 2, 3, 0, 1, 6, 7, 4, 5);
-    return s[0] + s[1];
-}
-
-static float dot(const float *x, const float *y, int count) {
-    Vector sum = {0};
-    int i = 0;
-    for (; i + LANES <= count; i += LANES) sum += load(x + i) * load(y + i);
-    float rest = 0;
-    for (; i < count; i++) rest += x[i] * y[i];
-    return sum_of(sum) + rest;
-}
-
-/* e^x = 2^n e^r with |r| <= ln(2) / 2, and e^r by eight terms of its series. NaN stays NaN. */
-INLINE float exponential(float x) {
-    x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    int32_t n = (int32_t)(x * 1.44269504f + (x < 0 ? -0.5f : 0.5f));
-    float r = (x - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f; /* ln 2 in two parts */
-    float tail = 1 / 24.0f + r * (1 / 120.0f + r * (1 / 720.0f + r * (1 / 5040.0f)));
-    float series = 1 + r * (1 + r * (1 / 2.0f + r * (1 / 6.0f + r * tail)));
-    union {
-        int32_t bits;
-        float number;
-    } power = {(n + 127) << 23};
-    return series * power.number;
-}
-
-INLINE float sigmoid(float x) { return 1 / (1 + exponential(-x)); }
 
 static float inverse_rms(const float *x, int count) {
     float rms = sqrtf(dot(x, x, count)) / sqrtf((float)count);
@@ -114,40 +61,47 @@ static void normalise(const float *x, int count, float *y) {
 
 /* ---- matrices ---- */
 
-/* y (rows, out) = x (rows, in) W^T, or y += that. Each panel of W is read once for all rows. */
-INLINE void panels(int rows, int adds, const float *x, const float *w, int in, int out, float *y) {
-    for (int column = 0; column < out; column += PANEL) {
-        Vector left[MOST_ROWS] = {{0}}, right[MOST_ROWS] = {{0}};
-        for (int i = 0; i < in; i++, w += PANEL) {
-            Vector a = load(w), b = load(w + LANES);
-#pragma GCC unroll 8
-            for (int r = 0; r < rows; r++) {
-                left[r] += x[r * in + i] * a;
-                right[r] += x[r * in + i] * b;
-            }
-        }
+/* One panel of W for at most MOST_ROWS rows: y = x W^T, or y += that. */
+INLINE void tile(int rows, int adds, const float *x, const float *w, int in, int out, float *y) {
+    Vector left[MOST_ROWS] = {{0}}, right[MOST_ROWS] = {{0}};
+    for (int i = 0; i < in; i++, w += PANEL) {
+        Vector a = load(w), b = load(w + LANES);
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-            Vector *to = (Vector *)(y + r * out + column);
-            to[0] = adds ? to[0] + left[r] : left[r];
-            to[1] = adds ? to[1] + right[r] : right[r];
+            left[r] += x[r * in + i] * a;
+            right[r] += x[r * in + i] * b;
         }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++) {
+        Vector *to = (Vector *)(y + r * out);
+        to[0] = adds ? to[0] + left[r] : left[r];
+        to[1] = adds ? to[1] + right[r] : right[r];
     }
 }
 
 #define CASE(n) \
     case n: \
-        if (adds) panels(n, 1, x, w, in, out, y); \
-        else panels(n, 0, x, w, in, out, y); \
+        tile(n, adds, x, w, in, out, y); \
         break;
 
-static void product(int rows, int adds, const float *x, const float *w, int in, int out, float *y) {
-    switch (rows) { /* a version for each number of rows: only then do the sums stay in registers */
-        CASE(1) CASE(2) CASE(3) CASE(4)
+/* A version for each number of rows: only then do the sums stay in registers. */
+static void any_tile(int rows, int adds, const float *x, const float *w, int in, int out,
+                     float *y) {
+    switch (rows) {
+        CASE(1) CASE(2) CASE(3)
 #if MOST_ROWS == 8
-        CASE(5) CASE(6) CASE(7) CASE(8)
+        CASE(4) CASE(5) CASE(6) CASE(7)
 #endif
+        default: tile(MOST_ROWS, adds, x, w, in, out, y);
     }
+}
+
+/* y (rows, out) = x (rows, in) W^T, or y += that. Each panel of W comes from afar only once. */
+static void product(int rows, int adds, const float *x, const float *w, int in, int out, float *y) {
+    for (int column = 0; column < out; column += PANEL, w += in * PANEL)
+        for (int r = 0; r < rows; r += MOST_ROWS)
+            any_tile(rows - r, adds, x + r * in, w, in, out, y + r * out + column);
 }
 
 /* ---- attention ---- */
@@ -197,21 +151,46 @@ static void rotate(float *x, const float *cosines, const float *sines, int D, fl
 
 /* ---- the model ---- */
 
-typedef struct { /* what one thread works on: MOST_ROWS rows of each */
-    float *x, *x0, *saved, *inner, *q, *k, *v, *y, *wide, *weights;
+typedef struct { /* what one thread works on: BLOCK positions of each */
+    float *x, *x0, *saved, *inner, *q, *y, *k, *v, *wide, *weights;
 } Desk;
 
-static void attention(const Model *m, int index, const Batch *b, int first, int rows, Desk *d) {
+typedef struct {
+    const Batch *batch;
+    int first, count, number; /* positions first..first+count-1 are the number-th block */
+    atomic_int *stored;       /* of each layer: blocks whose keys and values are in the cache */
+} Block;
+
+static void embed(const Model *m, const Block *b, Desk *d) {
+    const Batch *batch = b->batch;
+    const int64_t *tokens = batch->tokens + b->first;
+    int C = m->channels;
+    for (int r = 0; r < b->count; r++) normalise(m->embed + tokens[r] * C, C, d->inner + r * C);
+    memcpy(d->x, d->inner, b->count * C * sizeof(float));
+    for (int r = 0; r < b->count && m->smear_gate; r++) {
+        const float *own = d->inner + r * C, *before = own - C;
+        int position = b->first + r;
+        if (position % batch->count == 0) before = batch->last + position / batch->count * C;
+        else if (r == 0) {
+            normalise(m->embed + tokens[-1] * C, C, d->y);
+            before = d->y;
+        }
+        float share = m->smear * sigmoid(dot(m->smear_gate, own, m->smear_channels));
+        for (int i = 0; i < C; i++) d->x[r * C + i] += share * before[i];
+    }
+}
+
+/* Keys and values of a block into the cache; back once all that its positions look at is there. */
+static void store(const Model *m, int index, const Block *b, Desk *d) {
     const Layer *l = &m->layer[index];
-    const LayerCache *cache = &b->cache[index];
-    int C = m->channels, D = m->head_size, G = m->groups, slots = (int)cache->slots;
-    product(rows, 0, d->inner, l->q, C, C, d->q);
-    product(rows, 0, d->inner, l->k, C, G * D, d->k);
-    product(rows, 0, d->inner, l->v, C, G * D, d->v);
-    for (int r = 0; r < rows; r++) {
-        int64_t row = first + r, token = b->tokens[row], place = b->lengths[row];
+    const LayerCache *cache = &b->batch->cache[index];
+    int C = m->channels, D = m->head_size, G = m->groups, T = b->batch->count;
+    product(b->count, 0, d->inner, l->k, C, G * D, d->k);
+    product(b->count, 0, d->inner, l->v, C, G * D, d->v);
+    for (int r = 0; r < b->count; r++) {
+        int64_t row = (b->first + r) / T, token = b->batch->tokens[b->first + r];
+        int64_t place = b->batch->lengths[row] + (b->first + r) % T;
         const float *cosines = m->cosines + place * (D / 2), *sines = m->sines + place * (D / 2);
-        int seen = place + 1 < l->window + 1 ? (int)place + 1 : l->window + 1;
         for (int g = 0; g < G; g++) {
             float *k = d->k + (r * G + g) * D, *v = d->v + (r * G + g) * D;
             if (l->gate) {
@@ -221,18 +200,35 @@ static void attention(const Model *m, int index, const Batch *b, int first, int 
                 for (int i = 0; i < D; i++) v[i] += share * value[i];
             }
             rotate(k, cosines, sines, D, m->qk_scale);
-            float *keys = cache->keys + (row * G + g) * slots * D;
-            float *values = cache->values + (row * G + g) * slots * D;
-            memcpy(keys + place % slots * D, k, D * sizeof(float));
-            memcpy(values + place % slots * D, v, D * sizeof(float));
-            for (int h = g * (m->heads / G); h < (g + 1) * (m->heads / G); h++) {
-                float *q = d->q + r * C + h * D, *y = d->y + r * C + h * D;
-                rotate(q, cosines, sines, D, m->qk_scale);
-                attend_any(D, q, keys, values, (int)place + 1 - seen, seen, slots, d->weights, y);
-            }
+            int64_t slot = ((row * G + g) * cache->slots + place % cache->slots) * D;
+            memcpy(cache->keys + slot, k, D * sizeof(float));
+            memcpy(cache->values + slot, v, D * sizeof(float));
         }
     }
-    product(rows, 1, d->y, l->out, C, C, d->x);
+    if (T == 1) return; /* nobody looks at another block's positions */
+    while (b->stored[index] < b->number) sched_yield();
+    b->stored[index] = b->number + 1;
+}
+
+static void attention(const Model *m, int index, const Block *b, Desk *d) {
+    const Layer *l = &m->layer[index];
+    const LayerCache *cache = &b->batch->cache[index];
+    int C = m->channels, D = m->head_size, G = m->groups, T = b->batch->count;
+    int slots = (int)cache->slots, sharing = m->heads / G;
+    product(b->count, 0, d->inner, l->q, C, C, d->q);
+    for (int r = 0; r < b->count; r++) {
+        int64_t row = (b->first + r) / T, place = b->batch->lengths[row] + (b->first + r) % T;
+        const float *cosines = m->cosines + place * (D / 2), *sines = m->sines + place * (D / 2);
+        int seen = place < l->window ? (int)place + 1 : l->window + 1;
+        for (int h = 0; h < m->heads; h++) {
+            int64_t from = (row * G + h / sharing) * slots * D;
+            float *q = d->q + r * C + h * D, *y = d->y + r * C + h * D;
+            rotate(q, cosines, sines, D, m->qk_scale);
+            attend_any(D, q, cache->keys + from, cache->values + from, (int)place + 1 - seen, seen,
+                       slots, d->weights, y);
+        }
+    }
+    product(b->count, 1, d->y, l->out, C, C, d->x);
 }
 
 static void mlp(const Model *m, const Layer *l, int rows, Desk *d) {
@@ -244,52 +240,56 @@ static void mlp(const Model *m, const Layer *l, int rows, Desk *d) {
     product(rows, 1, d->wide, l->down, m->hidden, m->channels, d->x);
 }
 
-static void embed(const Model *m, const Batch *b, int row, float *x) {
-    int C = m->channels;
-    normalise(m->embed + b->tokens[row] * C, C, x);
-    if (!m->smear_gate) return;
-    float *before = b->last + row * C;
-    float share = m->smear * sigmoid(dot(m->smear_gate, x, m->smear_channels));
-    for (int i = 0; i < C; i++) {
-        float own = x[i];
-        x[i] = own + share * before[i];
-        before[i] = own;
+/* The scores after the last token of each row that ends in this block. */
+static void finish(const Model *m, const Block *b, Desk *d) {
+    const Batch *batch = b->batch;
+    int C = m->channels, V = m->vocabulary, T = batch->count, row = b->first / T, ends = 0;
+    for (int r = 0; r < b->count; r++) {
+        if ((b->first + r + 1) % T) continue;
+        normalise(d->x + r * C, C, d->inner + ends++ * C);
+        if (m->smear_gate) /* whoever begins at the old one has long read it: see store */
+            normalise(m->embed + batch->tokens[b->first + r] * C, C,
+                      batch->last + (b->first + r) / T * C);
+    }
+    product(ends, 0, d->inner, m->head, C, m->padded_vocabulary, d->wide);
+    float cap = m->softcap;
+    for (int r = 0; r < ends; r++) {
+        const float *z = d->wide + r * m->padded_vocabulary;
+        float *scores = batch->scores + (int64_t)(row + r) * V;
+        if (!cap) memcpy(scores, z, V * sizeof(float));
+        for (int i = 0; i < V && cap; i++) /* cap tanh(z / cap) */
+            scores[i] = cap - 2 * cap / (exponential(2 / cap * z[i]) + 1);
     }
 }
 
-/* Rows first..first+rows-1 of the batch, from token to scores. */
-static void forward(const Model *m, const Batch *b, int first, int rows, Desk *d) {
-    int C = m->channels, all = rows * C, V = m->vocabulary;
-    for (int r = 0; r < rows; r++) embed(m, b, first + r, d->x + r * C);
+/* One block, from tokens to scores. */
+static void forward(const Model *m, const Block *b, Desk *d) {
+    int C = m->channels, all = b->count * C, T = b->batch->count;
+    int ends = (b->first + b->count) / T > b->first / T; /* or nobody asks for scores */
+    embed(m, b, d);
     memcpy(d->x0, d->x, all * sizeof(float));
     for (int index = 0; index < m->layers; index++) {
         const Layer *l = &m->layer[index];
         for (int i = 0; i < all; i++) d->x[i] = l->residual * d->x[i] + l->input * d->x0[i];
-        for (int r = 0; r < rows; r++) normalise(d->x + r * C, C, d->inner + r * C);
-        attention(m, index, b, first, rows, d);
-        for (int r = 0; r < rows; r++) normalise(d->x + r * C, C, d->inner + r * C);
-        mlp(m, l, rows, d);
+        for (int r = 0; r < b->count; r++) normalise(d->x + r * C, C, d->inner + r * C);
+        store(m, index, b, d);
+        if (index == m->layers - 1 && !ends) return; /* later positions see only what is stored */
+        attention(m, index, b, d);
+        for (int r = 0; r < b->count; r++) normalise(d->x + r * C, C, d->inner + r * C);
+        mlp(m, l, b->count, d);
         if (index == m->layers / 2) memcpy(d->saved, d->x, all * sizeof(float));
     }
     for (int i = 0; i < all; i++) d->x[i] -= m->backout * d->saved[i];
-    for (int r = 0; r < rows; r++) normalise(d->x + r * C, C, d->inner + r * C);
-    product(rows, 0, d->inner, m->head, C, m->padded_vocabulary, d->wide);
-    float cap = m->softcap;
-    for (int r = 0; r < rows; r++) {
-        const float *z = d->wide + r * m->padded_vocabulary;
-        float *scores = b->scores + (int64_t)(first + r) * V;
-        for (int i = 0; i < V; i++) /* cap tanh(z / cap) */
-            scores[i] = cap ? cap - 2 * cap / (exponential(2 / cap * z[i]) + 1) : z[i];
-    }
+    finish(m, b, d);
 }
 
 /* ---- threads ---- */
 
-/* The caller and threads - 1 helpers. Each step deals the rows out anew. */
+/* The caller and threads - 1 helpers. They take blocks in order, so the oldest block that is not
+   done never waits for one that nobody has taken. */
 typedef struct Team Team;
 typedef struct {
     Team *team;
-    int number;
     pthread_t thread;
     float *memory;
     Desk desk;
@@ -298,60 +298,57 @@ typedef struct {
 struct Team {
     Model model;
     const Batch *batch;
-    pthread_mutex_t lock;
+    pthread_mutex_t lock; /* guards what follows */
     pthread_cond_t begun, ended;
-    int size;
-    atomic_int round, busy, closing; /* steps begun; helpers still at it; nobody needs them more */
+    int size, share, blocks, taken, done, closing; /* share: positions in a block */
+    atomic_int *stored;                            /* of each layer, see Block */
     Member member[];
 };
 
-static void take_rows(Member *member) {
-    const Team *team = member->team;
-    int rows = team->batch->rows, share = (rows + team->size - 1) / team->size;
-    share = share < MOST_ROWS ? share : MOST_ROWS;
-    for (int first = member->number * share; first < rows; first += team->size * share)
-        forward(&team->model, team->batch, first, rows - first < share ? rows - first : share,
-                &member->desk);
+/* Take blocks until none is left; the lock is held before and after. */
+static void take_blocks(Team *team, Desk *desk) {
+    while (team->taken < team->blocks) {
+        Block b = {team->batch, team->taken * team->share, team->share, team->taken, team->stored};
+        int rest = team->batch->rows * team->batch->count - b.first;
+        b.count = rest < b.count ? rest : b.count;
+        team->taken++;
+        pthread_mutex_unlock(&team->lock);
+        forward(&team->model, &b, desk);
+        pthread_mutex_lock(&team->lock);
+        if (++team->done == team->blocks) pthread_cond_signal(&team->ended);
+    }
 }
 
 static void *help(void *argument) {
     Member *member = argument;
     Team *team = member->team;
-    for (int round = 1;; round++) {
-        for (int i = 0; i < PATIENCE && team->round < round; i++) sched_yield();
-        pthread_mutex_lock(&team->lock);
-        while (team->round < round && !team->closing) pthread_cond_wait(&team->begun, &team->lock);
-        pthread_mutex_unlock(&team->lock);
-        if (team->closing) return NULL;
-        take_rows(member);
-        pthread_mutex_lock(&team->lock);
-        if (!--team->busy) pthread_cond_signal(&team->ended);
-        pthread_mutex_unlock(&team->lock);
-    }
-}
-
-void decode_step(Team *team, const Batch *batch) {
-    int helpers = batch->rows > 1 ? team->size - 1 : 0; /* one row is one thread's work */
     pthread_mutex_lock(&team->lock);
-    team->batch = batch;
-    if (helpers) {
-        team->busy = helpers;
-        team->round++;
-        pthread_cond_broadcast(&team->begun);
+    while (!team->closing) {
+        take_blocks(team, &member->desk);
+        pthread_cond_wait(&team->begun, &team->lock);
     }
     pthread_mutex_unlock(&team->lock);
-    take_rows(&team->member[0]);
-    for (int i = 0; i < PATIENCE && team->busy; i++) sched_yield();
-    if (!team->busy) return;
+    return NULL;
+}
+
+void kernel_step(Team *team, const Batch *batch) {
+    int all = batch->rows * batch->count, rounds = 1 + (all - 1) / (BLOCK * team->size);
+    int share = 1 + (all - 1) / (rounds * team->size);
+    if (batch->count > 1) share = (share + MOST_ROWS - 1) / MOST_ROWS * MOST_ROWS;
     pthread_mutex_lock(&team->lock);
-    while (team->busy) pthread_cond_wait(&team->ended, &team->lock);
+    for (int i = 0; i < team->model.layers; i++) team->stored[i] = 0;
+    team->batch = batch, team->share = share;
+    team->blocks = 1 + (all - 1) / share, team->taken = team->done = 0;
+    if (team->blocks > 1) pthread_cond_broadcast(&team->begun);
+    take_blocks(team, &team->member[0].desk);
+    while (team->done < team->blocks) pthread_cond_wait(&team->ended, &team->lock);
     pthread_mutex_unlock(&team->lock);
 }
 
-int32_t decode_panel(void) { return PANEL; }
+int32_t kernel_panel(void) { return PANEL; }
 
 static int seat(Member *member, const Model *m) {
-    int64_t C = m->channels, kv = (int64_t)m->groups * m->head_size, R = MOST_ROWS;
+    int64_t C = m->channels, kv = (int64_t)m->groups * m->head_size, R = BLOCK;
     int64_t widest = m->hidden > m->padded_vocabulary ? m->hidden : m->padded_vocabulary;
     float *at = member->memory = calloc(R * (6 * C + 2 * kv + widest) + m->capacity, sizeof(float));
     if (!at) return 0;
@@ -363,7 +360,7 @@ static int seat(Member *member, const Model *m) {
     return 1;
 }
 
-void decode_close(Team *team) {
+void kernel_close(Team *team) {
     pthread_mutex_lock(&team->lock);
     team->closing = 1;
     pthread_cond_broadcast(&team->begun);
@@ -372,24 +369,26 @@ void decode_close(Team *team) {
         if (i) pthread_join(team->member[i].thread, NULL);
         free(team->member[i].memory);
     }
+    free(team->stored);
     free(team);
 }
 
 /* NULL when there is no memory or no thread to be had. */
-Team *decode_open(const Model *model, int32_t threads) {
+Team *kernel_open(const Model *model, int32_t threads) {
     Team *team = calloc(1, sizeof(Team) + threads * sizeof(Member));
     if (!team) return NULL;
     team->model = *model;
     pthread_mutex_init(&team->lock, NULL);
     pthread_cond_init(&team->begun, NULL);
     pthread_cond_init(&team->ended, NULL);
+    team->stored = calloc(model->layers, sizeof(atomic_int));
     for (int i = 0; i < threads; i++) {
         Member *member = &team->member[i];
-        member->team = team, member->number = i;
-        int seated = seat(member, model);
+        member->team = team;
+        int seated = team->stored && seat(member, model);
         if (!seated || (i && pthread_create(&member->thread, NULL, help, member))) {
             free(member->memory);
-            decode_close(team);
+            kernel_close(team);
             return NULL;
         }
         team->size = i + 1;

@@ -1,12 +1,12 @@
-"""The step that writes one more token for every row, in C: the same mathematics, half the time.
+"""Tokens in, the next ones out, in C: gpt.py's and sampling.py's mathematics, in half the time.
 
-Half of a decode step in PyTorch is calls and copies. engine_kernel.c does the whole step; it is
-compiled when a server first needs it, into the folder of made things, under a name that changes
-with the source and the processor. Without a compiler, or for a model that it does not know, PyTorch
-goes on doing it, and the log says so. Like gpt_packed.py it keeps a copy of the weights, so
-only who serves a finished model uses it. Called by chat_web.py and engine_bench.py.
+Half of a small step in PyTorch is calls and copies. engine_kernel.c computes the scores and
+engine_choice.c draws from them. They are compiled when a server first needs them, into the folder
+of made things, under a name that changes with the source and the processor. Without a compiler, or
+for a model that they don't know, PyTorch goes on doing it, and the log says so. The kernel keeps a
+copy of the weights, so only who serves a finished model uses it. Called by chat_web.py.
 The scalar lab compiles its tape alike (scalar/tape_c.py); it imports nothing of ours, nor we of it.
-Read: next_scores -> kernel_for -> decode_kernel -> compile_step -> DecodeKernel.
+Read: next_scores -> next_tokens -> kernel_for -> compiled_kernel -> compile_step -> EngineKernel.
 B rows, T new tokens, V vocabulary.
 """
 
@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,12 +32,16 @@ from nanochat.errors import UserError
 from nanochat.gpt import GATE_CHANNELS, GPT, Block
 from nanochat.kv_cache import CacheView, KVCache
 from nanochat.paths import base_dir
+from nanochat.sampling import Sampling, broken_rows, sample
 
-SOURCE = Path(__file__).with_suffix(".c")
+HERE = Path(__file__).parent
+SOURCES = (HERE / "engine_kernel.c", HERE / "engine_choice.c")
+INCLUDED = HERE / "engine_numbers.h"
 # Sums keep their order (no -ffast-math): a row's bits may not depend on what stands beside it.
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-shared", "-fPIC", "-ffp-contract=fast",
          "-fno-math-errno", "-fno-trapping-math")  # fmt: skip
 COMPILE_LIMIT_S = 300  # it takes two seconds; a loaded machine may need minutes
+SPARE = 127  # see spare_slots: pieces of one token more
 logger = logging.getLogger(__name__)
 KERNELS = ("auto", "c", "torch")
 POINTER, NUMBER = ctypes.c_void_p, ctypes.c_int32
@@ -47,15 +51,41 @@ class NoKernel(UserError):
     """The step in C can't be had here; PyTorch does it."""
 
 
-def next_scores(model: GPT, kernel: "DecodeKernel | None", ids: Tensor, view: CacheView) -> Tensor:
+def next_scores(model: GPT, kernel: "EngineKernel | None", ids: Tensor, view: CacheView) -> Tensor:
     """Feed tokens (B, T) to the rows of `view`; the scores of what comes next, (B, V)."""
-    if kernel is not None and ids.size(1) == 1 and gpt.TAP is None:  # C has no taps for a trace
+    if kernel is not None and gpt.TAP is None:  # C has no taps for a trace
         return kernel.scores(ids, view)
     return model(ids, cache=view, last_only=True)[:, 0]
 
 
+def spare_slots(kernel: "EngineKernel | None") -> int:
+    """How many slots more a ring needs so that this kernel reads prompts in pieces of a good size.
+
+    PyTorch joins old and new keys in a copy; C writes the new ones over those that have left.
+    """
+    return 0 if kernel is None else SPARE
+
+
+def next_tokens(
+    kernel: "EngineKernel | None",
+    logits: Tensor,
+    samplings: Sequence[Sampling],
+    dice: Sequence[float],
+) -> list[int | None]:
+    """A token for each row of scores (B, V); None where they are no finite numbers."""
+    if kernel is not None:
+        return kernel.choose(logits, samplings, dice)
+    broken = broken_rows(logits)
+    fine = [row for row in range(len(dice)) if row not in broken]
+    if not fine:
+        return [None] * len(dice)
+    whole = logits if not broken else logits[fine]
+    drawn = iter(sample(whole, [samplings[row] for row in fine], [dice[row] for row in fine]))
+    return [None if row in broken else next(drawn) for row in range(len(dice))]
+
+
 @contextmanager
-def threads_at_rest(kernel: "DecodeKernel | None") -> Iterator[None]:
+def threads_at_rest(kernel: "EngineKernel | None") -> Iterator[None]:
     """While the kernel writes, PyTorch works in one thread: its others go on spinning for a while
     after each piece of work, on the very cores that the kernel's helpers need."""
     threads = torch.get_num_threads()
@@ -68,7 +98,7 @@ def threads_at_rest(kernel: "DecodeKernel | None") -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def kernel_for(model: GPT, wish: str) -> "DecodeKernel | None":
+def kernel_for(model: GPT, wish: str) -> "EngineKernel | None":
     """The step in C for `c`, none for `torch`; for `auto` C if it can be had, else a line of log.
 
     Nothing is said where it is not meant for: in bf16, or on a GPU, which has kernels of its own.
@@ -76,7 +106,7 @@ def kernel_for(model: GPT, wish: str) -> "DecodeKernel | None":
     if wish == "torch" or (wish == "auto" and not is_fp32_on_processor(model)):
         return None
     try:
-        return decode_kernel(model)
+        return compiled_kernel(model)
     except NoKernel as error:
         if wish == "c":
             raise
@@ -85,14 +115,14 @@ def kernel_for(model: GPT, wish: str) -> "DecodeKernel | None":
         return None
 
 
-def decode_kernel(model: GPT, threads: int | None = None) -> "DecodeKernel":
+def compiled_kernel(model: GPT, threads: int | None = None) -> "EngineKernel":
     """The kernel for this model as it is now. Raises NoKernel with the reason."""
     check_model(model)
     try:
         library = ctypes.CDLL(str(compile_step(base_dir() / "compiled")))
     except OSError as error:
         raise NoKernel(f"the compiled step can't be loaded ({error})") from None
-    return DecodeKernel(model, library, threads or torch.get_num_threads())
+    return EngineKernel(model, library, threads or torch.get_num_threads())
 
 
 def is_fp32_on_processor(model: GPT) -> bool:
@@ -120,8 +150,8 @@ def block_of(model: GPT, index: int) -> Block:
 def compile_step(folder: Path) -> Path:
     """The shared library for this source on this processor, compiled if it is not there yet."""
     machine = " ".join((platform.platform(), processor(), *FLAGS))
-    name = hashlib.sha256(machine.encode() + SOURCE.read_bytes()).hexdigest()[:16]
-    target = folder / f"decode-{name}.so"
+    text = b"".join(path.read_bytes() for path in (*SOURCES, INCLUDED))
+    target = folder / f"engine-{hashlib.sha256(machine.encode() + text).hexdigest()[:16]}.so"
     if target.exists():
         return target
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
@@ -132,7 +162,7 @@ def compile_step(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         handle, unfinished = tempfile.mkstemp(suffix=".so", dir=folder)
         os.close(handle)
-        command = [compiler, *FLAGS, "-o", unfinished, str(SOURCE), "-lm", "-lpthread"]
+        command = [compiler, *FLAGS, "-o", unfinished, *map(str, SOURCES), "-lm", "-lpthread"]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=COMPILE_LIMIT_S, check=False
         )
@@ -184,37 +214,56 @@ class _LayerCache(ctypes.Structure):
 class _Batch(ctypes.Structure):
     _fields_ = (
         *((name, POINTER) for name in ("tokens", "lengths", "cache", "last", "scores")),
-        ("rows", NUMBER),
+        *((name, NUMBER) for name in ("rows", "count")),
     )
 
 
-class DecodeKernel:
-    """`scores(tokens, view)`: what model(tokens, cache=view)[:, 0] is, for tokens (B, 1)."""
+class _Wish(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_double) for name in ("temperature", "top_p", "die")),
+        ("top_k", ctypes.c_int64),
+    )
+
+
+class EngineKernel:
+    """`scores` is what model(ids, cache=view, last_only=True)[:, 0] is; `choose` is `sample`."""
 
     def __init__(self, model: GPT, library: ctypes.CDLL, threads: int) -> None:
-        library.decode_open.restype, library.decode_open.argtypes = POINTER, (POINTER, NUMBER)
-        library.decode_step.restype, library.decode_step.argtypes = None, (POINTER, POINTER)
-        library.decode_close.restype, library.decode_close.argtypes = None, (POINTER,)
+        library.kernel_open.restype, library.kernel_open.argtypes = POINTER, (POINTER, NUMBER)
+        library.kernel_step.restype, library.kernel_step.argtypes = None, (POINTER, POINTER)
+        library.kernel_close.restype, library.kernel_close.argtypes = None, (POINTER,)
+        library.kernel_choose.restype = None
+        library.kernel_choose.argtypes = POINTER, NUMBER, NUMBER, POINTER, POINTER, POINTER
         self.library, self.config = library, model.config
-        self.panel = library.decode_panel()
+        self.panel = library.kernel_panel()
         self.kept: list[Tensor] = []  # what C points to
-        self.lock = threading.Lock()  # the helpers serve one step at a time
+        self.lock = threading.Lock()  # helpers and room serve one call at a time
+        self.room = torch.empty(4 * model.config.vocab_size)  # for a choice
         described = self._describe(model)
-        self.team = library.decode_open(ctypes.byref(described), threads)
+        self.team = library.kernel_open(ctypes.byref(described), threads)
         if not self.team:
             raise NoKernel("no memory or no thread for the step in C")
-        weakref.finalize(self, library.decode_close, self.team)
+        weakref.finalize(self, library.kernel_close, self.team)
         self.seen: weakref.ref[KVCache] | None = None  # whose addresses were looked up last
         self.addresses: list[tuple[int, int, int, int]] = []
 
-    def scores(self, tokens: Tensor, view: CacheView) -> Tensor:
-        """Feed tokens (B, 1) to the rows of `view`; the scores of what comes next, (B, V)."""
+    def scores(self, ids: Tensor, view: CacheView) -> Tensor:
+        """Feed tokens (B, T) to the rows of `view`; the scores of what comes next, (B, V)."""
+        cache, T = view.cache, ids.size(1)
+        longest = max(cache.lengths[view.rows]) + T
+        assert longest <= cache.capacity, "the engine ends a row before"
+        # A ring that turns while it is filled would lose what the first new tokens look at.
+        turns = any(longest > slots for slots in cache.slots)
+        room = min(T, cache.spare + 1) if turns else T
+        for start in range(0, T, room):
+            out = self._feed(ids[:, start : start + room].contiguous(), view)
+        return out
+
+    def _feed(self, ids: Tensor, view: CacheView) -> Tensor:
         cache, first = view.cache, view.rows.start
-        rows = len(tokens)
+        count, T = ids.shape
         lengths = torch.tensor(cache.lengths[view.rows])
-        assert max(cache.lengths[view.rows]) < cache.capacity, "the engine ends a row before"
-        out = torch.empty(rows, self.config.vocab_size)
-        flat = tokens.contiguous()
+        out = torch.empty(count, self.config.vocab_size)
         layers = (_LayerCache * self.config.n_layer)(
             *(
                 _LayerCache(keys + first * row_bytes, values + first * row_bytes, slots)
@@ -222,17 +271,35 @@ class DecodeKernel:
             )
         )
         batch = _Batch(
-            flat.data_ptr(),
+            ids.data_ptr(),
             lengths.data_ptr(),
             ctypes.addressof(layers),
             cache.last[first].data_ptr(),
             out.data_ptr(),
-            rows,
+            count,
+            T,
         )
         with self.lock:
-            self.library.decode_step(self.team, ctypes.byref(batch))
-        view.advance(1)
+            self.library.kernel_step(self.team, ctypes.byref(batch))
+        view.advance(T)
         return out
+
+    def choose(
+        self, logits: Tensor, samplings: Sequence[Sampling], dice: Sequence[float]
+    ) -> list[int | None]:
+        """A token for each row of scores (B, V); None where they are no finite numbers."""
+        rows, vocabulary = logits.shape
+        logits = logits.contiguous()
+        wishes = (_Wish * rows)(
+            *(
+                _Wish(s.temperature, s.top_p, die, min(s.top_k, vocabulary))
+                for s, die in zip(samplings, dice, strict=True)
+            )
+        )
+        chosen, room = (NUMBER * rows)(), self.room.data_ptr()
+        with self.lock:
+            self.library.kernel_choose(logits.data_ptr(), rows, vocabulary, wishes, room, chosen)
+        return [None if token < 0 else token for token in chosen]
 
     def _layers(self, cache: KVCache) -> list[tuple[int, int, int, int]]:
         """Where each layer's keys and values begin, its slots, and the bytes of a row."""

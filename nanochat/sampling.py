@@ -25,6 +25,12 @@ class BrokenScores(UserError):
     """The model returned NaN or infinite scores."""
 
 
+BROKEN = (
+    "the model's scores are not finite numbers: the checkpoint is damaged or its training "
+    "diverged; load an earlier one"
+)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How an answer is drawn. Same prompt, same seed, same answer: alone or in a batch."""
@@ -126,12 +132,8 @@ def draw(chances: Tensor, dice: Sequence[float]) -> Tensor:
 
 def sample(logits: Tensor, samplings: Sequence[Sampling], dice: Sequence[float]) -> list[int]:
     """Scores (B, V), settings and a number in [0, 1) for each row -> B token ids."""
-    # A sum is finite when all its terms are (but for an overflow): a look at 1 number, not B * V.
-    if not bool(logits.sum().isfinite()) and not bool(logits.isfinite().all()):
-        raise BrokenScores(
-            "the model's scores are not finite numbers: the checkpoint is damaged or its training "
-            "diverged; load an earlier one"
-        )
+    if broken_rows(logits):
+        raise BrokenScores(BROKEN)
     if all(s.temperature == 0 for s in samplings):
         return logits.argmax(-1).tolist()
     if logits.device.type == "mps":  # it has no 64-bit floats
@@ -139,6 +141,17 @@ def sample(logits: Tensor, samplings: Sequence[Sampling], dice: Sequence[float])
     scores, ids = narrow(logits, samplings)
     drawn = draw(distribution(scores, samplings), dice)  # (B,)
     return (drawn if ids is None else ids.gather(1, drawn[:, None])[:, 0]).tolist()
+
+
+def broken_rows(logits: Tensor) -> set[int]:
+    """Rows (of B) whose scores (B, V) are not all finite numbers; one look at the sums, mostly.
+
+    >>> broken_rows(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]))
+    {1}
+    """
+    if bool(logits.sum().isfinite()):
+        return set()
+    return set((~logits.isfinite().all(-1)).nonzero().flatten().tolist())
 
 
 def narrow(logits: Tensor, samplings: Sequence[Sampling]) -> tuple[Tensor, Tensor | None]:

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from nanochat.engine import Answer, Engine, TokenEvent
-from nanochat.engine_kernel import next_scores, threads_at_rest
+from nanochat.engine_kernel import next_scores, next_tokens, spare_slots, threads_at_rest
 from nanochat.gpt import norm
 from nanochat.kv_cache import KVCache
 from nanochat.kv_cache_blocks import BLOCK, Block, BlockStore
-from nanochat.sampling import sample
 
 
 class Listener(Protocol):
@@ -112,7 +111,8 @@ class Scheduler:
         self.device = next(model.parameters()).device
         self.capacity = engine.context
         made = model.dtype, self.device
-        self.cache = KVCache(model.config, settings.rows, self.capacity, *made)
+        spare = spare_slots(self.kernel)
+        self.cache = KVCache(model.config, settings.rows, self.capacity, *made, spare=spare)
         self.store = BlockStore(model.config, settings.blocks, *made)
         # A ring forgets what it overwrites: a piece is saved before the next one pushes it out.
         remembered = min(self.cache.slots) // BLOCK * BLOCK if settings.blocks else 0
@@ -138,24 +138,30 @@ class Scheduler:
         self.waiting.append(request)
 
     @torch.inference_mode()
-    def step(self) -> list[Written | Ended]:
-        """At most one piece of prompts, then one token for everyone; what came of it, in order."""
+    def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[Written | Ended]:
+        """At most one piece of prompts, then one token for everyone; what came of it, in order.
+
+        `meanwhile` is called just before the model computes: what it sets off in other threads
+        they can do while this one needs no Python.
+        """
         news: list[Written | Ended] = list(self._leavers())
         self._make_way()
         room = self.piece
-        while room > 0 and (self.reading is not None or self._next_reader()):
-            used, written = self._read(room)
-            room -= used
-            news += written
-        if self.running:
-            with threads_at_rest(self.kernel):
-                news += self._write_all()
+        with threads_at_rest(self.kernel):
+            while room > 0 and (self.reading is not None or self._next_reader()):
+                meanwhile()
+                used, written = self._read(room)
+                room -= used
+                news += written
+            if self.running:
+                news += self._write_all(meanwhile)
         return news
 
-    def _write_all(self) -> list[Written | Ended]:
+    def _write_all(self, meanwhile: Callable[[], None]) -> list[Written | Ended]:
         last = [[request.answer.tokens[-1]] for request in self.running]
         tokens = torch.tensor(last, device=self.device)  # (B, 1)
         view = self.cache.view(0, len(last))
+        meanwhile()
         logits = next_scores(self.model, self.kernel, tokens, view)  # (B, V)
         return self._write(self.running, logits)
 
@@ -279,29 +285,25 @@ class Scheduler:
 
     def _write(self, requests: Sequence[Request], logits: Tensor) -> list[Written | Ended]:
         """Give each its next token, the one it must take or one drawn from its scores (B, V)."""
-        broken = broken_rows(logits)
-        if broken:
+        # Who must take a token rolls no die; only whether the scores are numbers counts then.
+        dice = [0.0 if r.answer.waiting else r.answer.dice.random() for r in requests]
+        wishes = [request.answer.sampling for request in requests]
+        drawn = next_tokens(self.kernel, logits, wishes, dice)
+        if None in drawn:
             self.store.clear()  # what these rows saw may have been kept
-        free = [i for i, r in enumerate(requests) if i not in broken and not r.answer.waiting]
-        drawn: list[int] = []
-        if free:
-            answers = [requests[i].answer for i in free]
-            dice = [answer.dice.random() for answer in answers]
-            scores = logits if len(free) == len(requests) else logits[free]
-            drawn = sample(scores, [answer.sampling for answer in answers], dice)
-        tokens = dict(zip(free, drawn, strict=True))
         news: list[Written | Ended] = []
-        for i, request in enumerate(list(requests)):
-            if i in broken:
+        for request, token, scores in zip(list(requests), drawn, logits, strict=True):
+            if token is None:
                 news.append(self._drop(request, "nan_logits"))
             else:
-                news.append(self._accept(request, tokens.get(i), logits[i]))
+                news.append(self._accept(request, token, scores))
         return news
 
-    def _accept(self, request: Request, drawn: int | None, scores: Tensor) -> Written:
+    def _accept(self, request: Request, drawn: int, scores: Tensor) -> Written:
         answer = request.answer
-        token = answer.waiting.popleft() if drawn is None else drawn
-        event = answer.accept(token, drawn is None, self.capacity)
+        forced = bool(answer.waiting)
+        token = answer.waiting.popleft() if forced else drawn
+        event = answer.accept(token, forced, self.capacity)
         if request.watch is not None:
             event = request.watch(event)
             answer.finish_reason = event.finish_reason
@@ -309,24 +311,13 @@ class Scheduler:
         request.listener.token()
         chosen: Chance | None = None
         others: tuple[Chance, ...] = ()
-        if request.top_logprobs is not None and drawn is not None:
+        if request.top_logprobs is not None and not forced:
             chosen, others = chances(scores, token, request.top_logprobs)
         if event.finish_reason:
             self._remember(request, request.tokens[:-1])
             self._leave(request)
             request.listener.end("stop" if event.finish_reason == "stop" else "length")
         return Written(request, event, chosen, others)
-
-
-def broken_rows(logits: Tensor) -> set[int]:
-    """Rows (of B) whose scores (B, V) are not all finite numbers; one look at the sums, mostly.
-
-    >>> broken_rows(torch.tensor([[1.0, 2.0], [float("nan"), 0.0]]))
-    {1}
-    """
-    if bool(logits.sum().isfinite()):
-        return set()
-    return set((~logits.isfinite().all(-1)).nonzero().flatten().tolist())
 
 
 def chances(scores: Tensor, token: int, top: int) -> tuple[Chance, tuple[Chance, ...]]:

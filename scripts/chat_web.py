@@ -11,7 +11,6 @@ from nanochat.cli import parse, run
 from nanochat.device import pick_device, pick_dtype
 from nanochat.engine import Engine
 from nanochat.engine_kernel import kernel_for
-from nanochat.gpt_packed import pack
 from nanochat.observe.logs import start_logging
 from nanochat.serve.chat_app import create_app, open_to_strangers
 from nanochat.serve.server import address_of, open_socket, serve
@@ -43,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, tokenizer, _ = load_model(stage, settings.tag, device, dtype)
     start_logging(settings.log, settings.log_level)
     kernel = kernel_for(model, settings.kernel)
-    pack(model)  # PyTorch reads the prompts, whoever writes the answers
     about = ServedModel(
         name=f"nanochat-d{model.config.n_layer}-{stage}",
         parameters=sum(weight.numel() for weight in model.parameters()),

@@ -2,19 +2,29 @@
 
 import logging
 import random
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_models import byte_tokenizer, config, lively_model
 
 import nanochat.engine_kernel
 from nanochat.engine import Engine
-from nanochat.engine_kernel import NoKernel, compile_step, decode_kernel, kernel_for
+from nanochat.engine_kernel import (
+    EngineKernel,
+    NoKernel,
+    compile_step,
+    compiled_kernel,
+    kernel_for,
+    next_tokens,
+)
 from nanochat.gpt import GPT
 from nanochat.kv_cache import KVCache
-from nanochat.sampling import Sampling
-from nanochat.scheduler import Deaf, Request, Scheduler, SchedulerSettings, Written, broken_rows
+from nanochat.sampling import Sampling, broken_rows, distribution
+from nanochat.scheduler import Deaf, Request, Scheduler, SchedulerSettings, Written
 
 SIZES = {"n_embd": 128, "n_layer": 3, "n_head": 4, "n_kv_head": 2}
 PLAIN = dict.fromkeys(("smear", "backout", "value_embeddings", "residual_scalars"), False)
@@ -40,12 +50,20 @@ def read(model: GPT, ring: bool = True) -> KVCache:
     return cache
 
 
+def same_cache(ours: KVCache, truth: KVCache) -> None:
+    """Lengths, keys, values and the embeddings for smear agree."""
+    assert ours.lengths == truth.lengths
+    mine, others = (*ours.keys, *ours.values, ours.last), (*truth.keys, *truth.values, truth.last)
+    for one, other in zip(mine, others, strict=True):
+        torch.testing.assert_close(one, other, atol=2e-4, rtol=1e-4)
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("ring", [True, False])
 @pytest.mark.parametrize("changes", [{}, PLAIN | {"softcap": 0.0, "n_head": 1, "n_kv_head": 1}])
 def test_the_step_in_c_has_the_models_scores_and_fills_the_same_cache(changes, ring):
     model = lively_model(10.0, **(SIZES | changes))
-    kernel = decode_kernel(model, threads=2)
+    kernel = compiled_kernel(model, threads=2)
     ours, truth = read(model, ring), read(model, ring)
     dice = torch.Generator().manual_seed(2)
     for step in range(12):
@@ -54,18 +72,54 @@ def test_the_step_in_c_has_the_models_scores_and_fills_the_same_cache(changes, r
         scores = kernel.scores(ids, ours.view(first, first + rows))
         wanted = model(ids, cache=truth.view(first, first + rows))[:, 0]
         torch.testing.assert_close(scores, wanted, atol=2e-4, rtol=1e-4)
-    assert ours.lengths == truth.lengths
-    pairs = zip((*ours.keys, *ours.values, ours.last), (*truth.keys, *truth.values, truth.last),
-                strict=True)  # fmt: skip
-    for mine, other in pairs:
-        torch.testing.assert_close(mine, other, atol=2e-4, rtol=1e-4)
+    same_cache(ours, truth)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("rows", "lengths"), [(1, [1, 2, 9, 140, 60]), (3, [33, 130, 1, 100])])
+@pytest.mark.parametrize("options", [{}, {"spare": 50}, {"ring": False}])
+@pytest.mark.parametrize("changes", [{}, PLAIN | {"softcap": 0.0, "n_head": 1, "n_kv_head": 1}])
+def test_prompts_read_in_c_have_the_models_scores_and_fill_the_same_cache(
+    changes, options, rows, lengths
+):
+    model = lively_model(10.0, **(SIZES | changes))
+    kernel = compiled_kernel(model, threads=3)
+    ours, truth = (KVCache(model.config, 4, 300, **options) for _ in range(2))
+    dice = torch.Generator().manual_seed(4)
+    for length in lengths:
+        ids = torch.randint(265, (rows, length), generator=dice)
+        scores = kernel.scores(ids, ours.view(1, 1 + rows))
+        wanted = model(ids, cache=truth.view(1, 1 + rows), last_only=True)[:, 0]
+        torch.testing.assert_close(scores, wanted, atol=2e-4, rtol=1e-4)
+    same_cache(ours, truth)
+
+
+@torch.inference_mode()
+@given(pieces=st.lists(st.integers(1, 60), min_size=1, max_size=5), threads=st.integers(1, 3))
+@settings(max_examples=30, deadline=None)
+def test_a_prompt_has_the_same_bits_however_it_is_cut(pieces, threads):
+    model = lively_model(1.0, **SIZES)
+    whole, cut = compiled_kernel(model, 2), compiled_kernel(model, threads)
+    dice = torch.Generator().manual_seed(5)
+    ids = torch.randint(265, (2, sum(pieces)), generator=dice)
+    ours, theirs = (KVCache(model.config, 2, 300, spare=10) for _ in range(2))
+    scores = whole.scores(ids, ours.view(0, 2))
+    for row in range(2):
+        start = 0
+        for length in pieces:
+            piece = ids[row : row + 1, start : start + length]
+            apart = cut.scores(piece, theirs.view(row, row + 1))
+            start += length
+        assert torch.equal(apart[0], scores[row])
+    assert all(map(torch.equal, [*ours.keys, *ours.values], [*theirs.keys, *theirs.values]))
+    assert torch.equal(ours.last, theirs.last)
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_row_has_the_same_bits_in_any_company(threads):
     model = lively_model(1.0, **SIZES)
-    kernel, alone = decode_kernel(model, threads), decode_kernel(model, 1)
+    kernel, alone = compiled_kernel(model, threads), compiled_kernel(model, 1)
     together, apart = read(model), read(model)
     for _ in range(3):
         ids = torch.arange(len(LENGTHS))[:, None] + 65
@@ -80,7 +134,7 @@ def test_a_row_has_the_same_bits_in_any_company(threads):
 def test_the_scheduler_with_the_step_in_c_writes_what_the_plain_engine_writes_alone(sharpness):
     model, dice = lively_model(sharpness, **SIZES), random.Random(3)
     alone = Engine(model, TOKENIZER)
-    kernel = decode_kernel(model, threads=2)
+    kernel = compiled_kernel(model, threads=2)
     quick = Scheduler(Engine(model, TOKENIZER, kernel), SchedulerSettings(rows=5, read_tokens=48))
     requests = []
     for i in range(16):
@@ -99,12 +153,52 @@ def test_the_scheduler_with_the_step_in_c_writes_what_the_plain_engine_writes_al
         assert answer.tokens == wanted
 
 
+WISHES = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0, 0.3, 1.0, 2.5]),
+    top_k=st.sampled_from([0, 1, 5, 50, 264, 1000]),
+    top_p=st.sampled_from([1.0, 0.9, 0.5, 0.01]),
+)
+
+
+@given(st.lists(st.tuples(WISHES, st.floats(0, 1 - 2**-53)), min_size=1, max_size=5),
+       st.integers(0, 2**32), st.booleans())  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_c_points_at_the_token_that_pytorch_points_at(rows, seed, coarse):
+    logits = torch.randn(len(rows), 265, generator=torch.Generator().manual_seed(seed)) * 3
+    if coarse:  # many equals, where top-k and top-p cut and where the best is taken
+        logits = logits.round()
+    samplings, dice = [wish for wish, _ in rows], [die for _, die in rows]
+    chosen = small_kernel().choose(logits, samplings, dice)
+    edges = distribution(logits, samplings).double().cumsum(-1)
+    for row, token in enumerate(chosen):
+        before = float(edges[row, token - 1]) if token else 0.0
+        point = dice[row] * float(edges[row, -1])
+        # Both round: a token whose border the die all but touches may be either's.
+        assert before - 1e-6 <= point <= float(edges[row, token]) + 1e-6
+
+
+@cache
+def small_kernel() -> EngineKernel:
+    return compiled_kernel(lively_model(1.0, **SIZES), 1)
+
+
+def test_rows_without_numbers_get_no_token_and_the_largest_die_gets_the_last():
+    logits = torch.zeros(5, 265)
+    logits[1, 7], logits[2, 264], logits[3, 0] = float("nan"), float("inf"), -float("inf")
+    logits[4] = 3e38  # finite, but not its sum
+    warm = [Sampling(temperature=1, top_k=0)] * 5
+    assert small_kernel().choose(logits, warm, [1 - 2**-53] * 5) == [264, None, None, None, 264]
+    assert next_tokens(None, logits, warm, [1 - 2**-53] * 5) == [264, None, None, None, 264]
+    assert next_tokens(None, logits[1:2], warm[:1], [0.5]) == [None]
+
+
 @torch.inference_mode()
 def test_scores_that_are_no_numbers_stay_in_their_row():
     model = lively_model(1.0, **SIZES)
     cache = read(model)
     cache.keys[1][2] = float("nan")
-    kernel = decode_kernel(model, threads=2)
+    kernel = compiled_kernel(model, threads=2)
     scores = kernel.scores(torch.full((4, 1), 65), cache.view(0, 4))
     assert broken_rows(scores) == {2}
 
@@ -121,7 +215,7 @@ def test_a_model_that_c_does_not_know_is_left_to_pytorch(changes, caplog):
     half.dtype = torch.bfloat16
     assert kernel_for(half, "auto") is None and len(caplog.records) == 1
     with pytest.raises(NoKernel, match="fp32"):
-        decode_kernel(half)
+        compiled_kernel(half)
 
 
 def test_a_model_on_another_device_is_left_to_pytorch_without_a_word(capsys):
@@ -137,8 +231,8 @@ def test_without_a_compiler_or_a_folder_there_is_a_reason(monkeypatch, tmp_path)
     with pytest.raises(NoKernel, match="can't be written"):
         compile_step(tmp_path / "file")
     broken = tmp_path / "broken.c"
-    broken.write_text("int decode_open(")
-    monkeypatch.setattr(nanochat.engine_kernel, "SOURCE", broken)
+    broken.write_text("int kernel_open(")
+    monkeypatch.setattr(nanochat.engine_kernel, "SOURCES", [broken])
     with pytest.raises(NoKernel, match="could not compile"):
         compile_step(tmp_path / "made")
     assert not list((tmp_path / "made").iterdir())
@@ -150,7 +244,7 @@ def test_without_a_compiler_or_a_folder_there_is_a_reason(monkeypatch, tmp_path)
 def test_a_kernel_keeps_its_weights_and_goes_with_the_last_who_holds_it():
     model = lively_model(1.0, **SIZES)
     cache = read(model)
-    kernel = decode_kernel(model, threads=3)
+    kernel = compiled_kernel(model, threads=3)
     before = kernel.scores(torch.tensor([[65]]), cache.view(0, 1))
     with torch.no_grad():
         model.head.weight.mul_(2)

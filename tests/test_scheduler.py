@@ -13,7 +13,7 @@ from tiny_models import byte_tokenizer, lively_model
 from nanochat.engine import Engine
 from nanochat.kv_cache import KVCache
 from nanochat.kv_cache_blocks import BLOCK, BlockStore
-from nanochat.sampling import Sampling
+from nanochat.sampling import Sampling, broken_rows
 from nanochat.scheduler import (
     Deaf,
     Ended,
@@ -21,7 +21,6 @@ from nanochat.scheduler import (
     Scheduler,
     SchedulerSettings,
     Written,
-    broken_rows,
     held_back,
 )
 

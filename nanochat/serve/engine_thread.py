@@ -1,9 +1,11 @@
 """One thread owns the scheduler: requests come in by a bounded queue, tokens go out to the loop.
 
-The event loop never computes, so /livez answers while the model works. After each step the loop is
-woken once for all new tokens. Whatever happens inside, each request is told exactly one end: its
-last token or one error.
-Called by chat_app.py. Read: Ticket -> EngineThread.submit -> _run -> _pass_on -> DrainRate.
+The event loop never computes, so /livez answers while the model works. The loop is woken once for
+all new tokens of a step, when the next one begins to compute: the model needs no Python then, and
+only one thread at a time can have it. Whatever happens inside, each request is told exactly one
+end: its last token or one error.
+Called by chat_app.py. Read: Ticket -> EngineThread.submit -> _run -> _note -> _deliver ->
+DrainRate.
 """
 
 import asyncio
@@ -66,6 +68,7 @@ class Ticket:
         self.queue.put_nowait((self, item))
 
 
+Letters = list[tuple[Ticket, Written | ApiError]]
 Inbox = asyncio.Queue[tuple[Ticket, Written | ApiError]]
 
 
@@ -132,6 +135,7 @@ class EngineThread:
         self.rows = plan.rows
         self.arriving: list[Request] = []
         self.open: dict[Request, Ticket] = {}  # not ended yet
+        self.letters: Letters = []  # what the event loop has still to be told
         self.counts = dict.fromkeys(("finished", "cancelled", "failed", "refused"), 0)
         self.tokens = {"prompt": 0, "generated": 0}
         self.rate = DrainRate()
@@ -215,12 +219,12 @@ class EngineThread:
         try:
             while self._admit():
                 try:
-                    news = self.scheduler.step()
+                    news = self.scheduler.step(self._deliver)
                 except Exception:  # the step of all rows broke, and the scheduler's state with it
                     logger.exception("the engine failed")
                     self._abandon("failed", lambda: EngineFailed(FAILED))
                 else:
-                    self._pass_on(news)
+                    self._note(news)
         finally:  # also when the thread is torn down: nobody may wait for ever
             self.dying = True
             self._abandon("failed", lambda: Stopping(STOPPED, 1) if self.draining else
@@ -246,9 +250,8 @@ class EngineThread:
                 self._end(request, "failed", Stopping(STOPPED, 1))
             return not self.scheduler.idle
 
-    def _pass_on(self, news: Sequence[Written | Ended]) -> None:
-        """Tell each request what is new: one wake-up of the event loop for all of it."""
-        batches: dict[asyncio.AbstractEventLoop, list[tuple[Ticket, Written | ApiError]]] = {}
+    def _note(self, news: Sequence[Written | Ended]) -> None:
+        """Count what is new and write it down for those who asked."""
         now = time.monotonic()
         with self.changed:
             for item in news:
@@ -268,9 +271,9 @@ class EngineThread:
                         self.open.pop(item.request)
                         self.counts["finished"] += 1
                         self.rate.ended(now)
-                batches.setdefault(ticket.loop, []).append((ticket, letter))
-        for loop, letters in batches.items():
-            self._post(loop, letters)
+                self.letters.append((ticket, letter))
+        if self.scheduler.idle:  # no next step would do it
+            self._deliver()
 
     def _why(self, why: str) -> ApiError:
         if why == "deadline":
@@ -282,11 +285,16 @@ class EngineThread:
             return NotNumbers("the model's scores are not numbers: its checkpoint is damaged")
         return ApiError("the request was cancelled")
 
-    def _post(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        letters: Sequence[tuple[Ticket, Written | ApiError]],
-    ) -> None:
+    def _deliver(self) -> None:
+        """Tell each request what is new: one wake-up of its event loop for all of it."""
+        letters, self.letters = self.letters, []
+        by_loop: dict[asyncio.AbstractEventLoop, Letters] = {}
+        for letter in letters:
+            by_loop.setdefault(letter[0].loop, []).append(letter)
+        for loop, its in by_loop.items():
+            self._post(loop, its)
+
+    def _post(self, loop: asyncio.AbstractEventLoop, letters: Letters) -> None:
         def deliver() -> None:
             for ticket, letter in letters:
                 ticket.send(letter)
@@ -299,9 +307,9 @@ class EngineThread:
 
     def _end(self, request: Request, how: str, error: ApiError) -> None:
         with self.changed:
-            ticket = self.open.pop(request)
+            self.letters.append((self.open.pop(request), error))
             self.counts[how] += 1
-        self._post(ticket.loop, [(ticket, error)])
+        self._deliver()  # after what was written before
 
     def _abandon(self, how: str, error: Any) -> None:
         """Everything open ends now, each with one error."""
