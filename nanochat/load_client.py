@@ -146,14 +146,38 @@ async def read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
 async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> AsyncIterator[bytes]:
     """The body as it comes: chunked, of a known length, or until the connection ends."""
     if headers.get("transfer-encoding", "").lower() == "chunked":
-        while size := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
-            yield (await reader.readexactly(size + 2))[:-2]
-        await reader.readuntil(b"\r\n")
+        held, ended = b"", False
+        while not ended:
+            data = await reader.read(65536)
+            if not data:
+                raise EOFError("the connection ended in the middle of an answer")
+            body, held, ended = unchunk(held + data)
+            if body:
+                yield body
     elif "content-length" in headers:
         yield await reader.readexactly(int(headers["content-length"]))
     else:
         while data := await reader.read(65536):
             yield data
+
+
+def unchunk(held: bytes) -> tuple[bytes, bytes, bool]:
+    r"""The whole chunks in front: what they carry, what is left over, and whether that was all.
+
+    >>> unchunk(b"3\r\nabc\r\n2\r\nde\r\n4\r\nf"), unchunk(b"1\r\ng\r\n0\r\n\r\n")
+    ((b'abcde', b'4\r\nf', False), (b'g', b'', True))
+    """
+    carried, start = [], 0
+    while (line := held.find(b"\r\n", start)) >= 0:
+        size = int(held[start:line].split(b";")[0], 16)
+        end = line + 2 + size
+        if len(held) < end + 2:
+            break
+        if not size:
+            return b"".join(carried), b"", True
+        carried.append(held[line + 2 : end])
+        start = end + 2
+    return b"".join(carried), held[start:], False
 
 
 async def read_stream(pieces: AsyncIterator[bytes], wish: Ask, outcome: Outcome) -> None:
