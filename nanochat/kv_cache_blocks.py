@@ -112,7 +112,8 @@ class BlockStore:
         path = self.find(tokens)
         self.hold(path)  # making room must not eat the path it is made for
         oldest = max(0, cache.lengths[row] - min(cache.slots))  # every layer still has these
-        for start in range(len(path) * BLOCK, len(tokens) - BLOCK + 1, BLOCK):
+        known, places = len(path), []
+        for start in range(known * BLOCK, len(tokens) - BLOCK + 1, BLOCK):
             place = self._place() if start >= oldest else None
             if place is None:
                 break
@@ -121,12 +122,23 @@ class BlockStore:
             (parent.children if parent else self.first)[block.tokens] = block
             block.holders = 1
             path.append(block)
-            for layer, slots in enumerate(cache.slots):
-                where = torch.arange(start, start + BLOCK, device=cache.last.device) % slots
-                self.keys[layer][place] = cache.keys[layer][row][:, where]
-                self.values[layer][place] = cache.values[layer][row][:, where]
+            places.append(place)
+        if places:
+            self._copy(cache, row, known * BLOCK, places)
         self.release(path)
         return path
+
+    def _copy(self, cache: KVCache, row: int, start: int, places: list[int]) -> None:
+        """Fill neighbouring blocks with what a row holds from `start` on."""
+        count = len(places) * BLOCK
+        for layer, slots in enumerate(cache.slots):
+            where = torch.arange(start, start + count, device=cache.last.device) % slots
+            for held, kept in (
+                (cache.keys[layer][row], self.keys[layer]),
+                (cache.values[layer][row], self.values[layer]),
+            ):
+                blocks = held[:, where].unflatten(1, (len(places), BLOCK))  # (G, N, BLOCK, D)
+                kept[places] = blocks.transpose(0, 1)
 
     def clear(self) -> None:
         """Forget all that nobody holds, for example after scores that were not numbers."""

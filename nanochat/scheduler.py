@@ -292,14 +292,14 @@ class Scheduler:
         if None in drawn:
             self.store.clear()  # what these rows saw may have been kept
         news: list[Written | Ended] = []
-        for request, token, scores in zip(list(requests), drawn, logits, strict=True):
+        for row, (request, token) in enumerate(zip(list(requests), drawn, strict=True)):
             if token is None:
                 news.append(self._drop(request, "nan_logits"))
             else:
-                news.append(self._accept(request, token, scores))
+                news.append(self._accept(request, token, logits, row))
         return news
 
-    def _accept(self, request: Request, drawn: int, scores: Tensor) -> Written:
+    def _accept(self, request: Request, drawn: int, logits: Tensor, row: int) -> Written:
         answer = request.answer
         forced = bool(answer.waiting)
         token = answer.waiting.popleft() if forced else drawn
@@ -312,7 +312,7 @@ class Scheduler:
         chosen: Chance | None = None
         others: tuple[Chance, ...] = ()
         if request.top_logprobs is not None and not forced:
-            chosen, others = chances(scores, token, request.top_logprobs)
+            chosen, others = chances(logits[row], token, request.top_logprobs)
         if event.finish_reason:
             self._remember(request, request.tokens[:-1])
             self._leave(request)
