@@ -324,8 +324,8 @@ static void *help(void *argument) {
     Team *team = member->team;
     pthread_mutex_lock(&team->lock);
     while (!team->closing) {
-        take_blocks(team, &member->desk);
-        pthread_cond_wait(&team->begun, &team->lock);
+        take_blocks(team, &member->desk); /* lets go of the lock: closing may come meanwhile */
+        if (!team->closing) pthread_cond_wait(&team->begun, &team->lock);
     }
     pthread_mutex_unlock(&team->lock);
     return NULL;

@@ -243,7 +243,8 @@ class EngineKernel:
         self.team = library.kernel_open(ctypes.byref(described), threads)
         if not self.team:
             raise NoKernel("no memory or no thread for the step in C")
-        weakref.finalize(self, library.kernel_close, self.team)
+        # Not when Python ends: a thread that nobody waits for may be in the middle of a step.
+        weakref.finalize(self, library.kernel_close, self.team).atexit = False
         self.seen: weakref.ref[KVCache] | None = None  # whose addresses were looked up last
         self.addresses: list[tuple[int, int, int, int]] = []
 
@@ -264,22 +265,22 @@ class EngineKernel:
         count, T = ids.shape
         lengths = torch.tensor(cache.lengths[view.rows])
         out = torch.empty(count, self.config.vocab_size)
-        layers = (_LayerCache * self.config.n_layer)(
-            *(
-                _LayerCache(keys + first * row_bytes, values + first * row_bytes, slots)
-                for keys, values, slots, row_bytes in self._layers(cache)
-            )
-        )
-        batch = _Batch(
-            ids.data_ptr(),
-            lengths.data_ptr(),
-            ctypes.addressof(layers),
-            cache.last[first].data_ptr(),
-            out.data_ptr(),
-            count,
-            T,
-        )
         with self.lock:
+            layers = (_LayerCache * self.config.n_layer)(
+                *(
+                    _LayerCache(keys + first * row_bytes, values + first * row_bytes, slots)
+                    for keys, values, slots, row_bytes in self._layers(cache)
+                )
+            )
+            batch = _Batch(
+                ids.data_ptr(),
+                lengths.data_ptr(),
+                ctypes.addressof(layers),
+                cache.last[first].data_ptr(),
+                out.data_ptr(),
+                count,
+                T,
+            )
             self.library.kernel_step(self.team, ctypes.byref(batch))
         view.advance(T)
         return out

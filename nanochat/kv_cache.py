@@ -56,6 +56,11 @@ class KVCache:
         self.lengths[row] = 0
         self.last[row] = 0
 
+    def wipe(self, row: int) -> None:
+        """Zeros wherever the row had anything, NaN for example."""
+        for tensor in (*self.keys, *self.values, self.last):
+            tensor[row] = 0
+
     def rewind(self, row: int, length: int, last: Tensor) -> None:
         """Forget all but the first `length` tokens; `last` (1, C) is the last one's embedding.
 

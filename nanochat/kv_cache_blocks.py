@@ -47,7 +47,12 @@ class BlockStore:
         layers = range(config.n_layer)
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in layers]
-        self.places, self.free = places, list(range(places))
+        self.places = places
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything, held or not, whatever state an exception left behind."""
+        self.free = list(range(self.places))
         self.first: dict[tuple[int, ...], Block] = {}  # blocks that begin a conversation
         self.idle: OrderedDict[Block, None] = OrderedDict()  # may go, in this order
 

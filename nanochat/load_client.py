@@ -167,7 +167,8 @@ def unchunk(held: bytes) -> tuple[bytes, bytes, bool]:
     >>> unchunk(b"3\r\nabc\r\n2\r\nde\r\n4\r\nf"), unchunk(b"1\r\ng\r\n0\r\n\r\n")
     ((b'abcde', b'4\r\nf', False), (b'g', b'', True))
     """
-    carried, start = [], 0
+    carried: list[bytes] = []
+    start = 0
     while (line := held.find(b"\r\n", start)) >= 0:
         size = int(held[start:line].split(b";")[0], 16)
         end = line + 2 + size

@@ -120,6 +120,7 @@ class Scheduler:
         self.waiting: deque[Request] = deque()
         self.reading: Request | None = None
         self.running: list[Request] = []
+        self.news: list[Written | Ended] = []  # of the step that runs, or of the last one
 
     @property
     def idle(self) -> bool:
@@ -141,54 +142,49 @@ class Scheduler:
     def step(self, meanwhile: Callable[[], None] = lambda: None) -> list[Written | Ended]:
         """At most one piece of prompts, then one token for everyone; what came of it, in order.
 
+        After an exception `news` holds what had come of it until then.
         `meanwhile` is called just before the model computes: what it sets off in other threads
         they can do while this one needs no Python.
         """
-        news: list[Written | Ended] = list(self._leavers())
+        self.news = []
+        self._let_go()
         self._make_way()
         room = self.piece
         with threads_at_rest(self.kernel):
             while room > 0 and (self.reading is not None or self._next_reader()):
                 meanwhile()
-                used, written = self._read(room)
-                room -= used
-                news += written
+                room -= self._read(room)
             if self.running:
-                news += self._write_all(meanwhile)
-        return news
+                self._write_all(meanwhile)
+        return self.news
 
-    def _write_all(self, meanwhile: Callable[[], None]) -> list[Written | Ended]:
+    def _write_all(self, meanwhile: Callable[[], None]) -> None:
         last = [[request.answer.tokens[-1]] for request in self.running]
         tokens = torch.tensor(last, device=self.device)  # (B, 1)
         view = self.cache.view(0, len(last))
         meanwhile()
         logits = next_scores(self.model, self.kernel, tokens, view)  # (B, V)
-        return self._write(self.running, logits)
+        self._write(self.running, logits)
 
-    def abandon(self) -> list[Request]:
-        """After an exception: forget everything and return the requests that had not ended."""
-        reading = [] if self.reading is None else [self.reading]
-        lost = [*self.running, *reading, *self.waiting]
-        for request in lost:
-            request.listener.end("error", "engine_failed")
-        self.running, self.reading = [], None
+    def abandon(self) -> None:
+        """After an exception: forget everything. Takes no memory, which may be what was short."""
+        self.running.clear()
         self.waiting.clear()
-        self.store = BlockStore(
-            self.model.config, self.settings.blocks, self.model.dtype, self.device
-        )
-        return lost
+        self.reading = None
+        self.store.reset()
 
     # --- who comes and goes ---
 
-    def _leavers(self) -> list[Ended]:
+    def _let_go(self) -> None:
         now = self.clock()
         everyone = [*self.waiting, *self.running]
         if self.reading is not None:
             everyone.append(self.reading)
-        gone = [r for r in everyone if r.cancelled or r.deadline <= now]
-        return [self._drop(r, "cancelled" if r.cancelled else "deadline") for r in gone]
+        for request in everyone:
+            if request.cancelled or request.deadline <= now:
+                self._drop(request, "cancelled" if request.cancelled else "deadline")
 
-    def _drop(self, request: Request, why: str) -> Ended:
+    def _drop(self, request: Request, why: str) -> None:
         """A request ends without having come to its end."""
         if request in self.running:
             self._leave(request)
@@ -198,7 +194,7 @@ class Scheduler:
             self.waiting.remove(request)
             self._unhold(request)
         request.listener.end(*(("abort", "") if why == "cancelled" else ("error", why)))
-        return Ended(request, why)
+        self.news.append(Ended(request, why))
 
     # @learn:inference.preemption
     def _make_way(self) -> None:
@@ -258,8 +254,11 @@ class Scheduler:
     # @learn:inference.chunked_prefill
     # @def:prefill
     # Reading a prompt: all its positions at once, where an answer is written one by one.
-    def _read(self, room: int) -> tuple[int, list[Written | Ended]]:
-        """Read a piece of the prompt in front; with the whole prompt comes its first token."""
+    def _read(self, room: int) -> int:
+        """Read a piece of the prompt in front, at most `room` tokens; how many they were.
+
+        With the whole prompt comes its first token.
+        """
         request = self.reading
         assert request is not None, "the caller looked"
         tokens, row = request.tokens, len(self.running)
@@ -269,11 +268,11 @@ class Scheduler:
         logits = next_scores(self.model, self.kernel, piece, view)  # (1, V)
         used, request.read = stop - request.read, stop
         self._remember(request, tokens[:stop], row)
-        if stop < len(tokens):
-            return used, []
-        self.reading = None
-        self.running.append(request)
-        return used, self._write([request], logits)
+        if stop == len(tokens):
+            self.reading = None
+            self.running.append(request)
+            self._write([request], logits)
+        return used
 
     def _remember(self, request: Request, tokens: list[int], row: int | None = None) -> list[Block]:
         if not self.settings.blocks:
@@ -283,7 +282,7 @@ class Scheduler:
 
     # --- writing ---
 
-    def _write(self, requests: Sequence[Request], logits: Tensor) -> list[Written | Ended]:
+    def _write(self, requests: Sequence[Request], logits: Tensor) -> None:
         """Give each its next token, the one it must take or one drawn from its scores (B, V)."""
         # Who must take a token rolls no die; only whether the scores are numbers counts then.
         dice = [0.0 if r.answer.waiting else r.answer.dice.random() for r in requests]
@@ -291,15 +290,15 @@ class Scheduler:
         drawn = next_tokens(self.kernel, logits, wishes, dice)
         if None in drawn:
             self.store.clear()  # what these rows saw may have been kept
-        news: list[Written | Ended] = []
         for row, (request, token) in enumerate(zip(list(requests), drawn, strict=True)):
             if token is None:
-                news.append(self._drop(request, "nan_logits"))
+                # A weight of 0 times NaN is NaN: a later tenant's mask would not keep it out.
+                self.cache.wipe(self.running.index(request))
+                self._drop(request, "nan_logits")
             else:
-                news.append(self._accept(request, token, logits, row))
-        return news
+                self._accept(request, token, logits, row)
 
-    def _accept(self, request: Request, drawn: int, logits: Tensor, row: int) -> Written:
+    def _accept(self, request: Request, drawn: int, logits: Tensor, row: int) -> None:
         answer = request.answer
         forced = bool(answer.waiting)
         token = answer.waiting.popleft() if forced else drawn
@@ -317,7 +316,7 @@ class Scheduler:
             self._remember(request, request.tokens[:-1])
             self._leave(request)
             request.listener.end("stop" if event.finish_reason == "stop" else "length")
-        return Written(request, event, chosen, others)
+        self.news.append(Written(request, event, chosen, others))
 
 
 def chances(scores: Tensor, token: int, top: int) -> tuple[Chance, tuple[Chance, ...]]:

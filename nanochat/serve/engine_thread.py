@@ -14,7 +14,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,7 @@ from nanochat.serve.stops import Watch
 
 logger = logging.getLogger(__name__)
 FAILED = "the model failed while answering; try again, or see the server's log"
+LAST_STEP_S = 1.0  # how long a step may take that was under way when time was up
 STOPPED = "the server is stopping: try again in a moment"
 
 
@@ -139,6 +141,7 @@ class EngineThread:
         self.counts = dict.fromkeys(("finished", "cancelled", "failed", "refused"), 0)
         self.tokens = {"prompt": 0, "generated": 0}
         self.rate = DrainRate()
+        self.stepped_at = time.monotonic()  # end of the last step, or of the last rest
         self.dying = False  # the thread has left its loop and only says goodbye
         self.stop_at: float | None = None  # time.monotonic() after which nothing runs any more
         self.changed = threading.Condition()  # guards all of the above but the scheduler
@@ -155,13 +158,22 @@ class EngineThread:
         return self.stop_at is not None
 
     def stop(self, drain_s: float = 0.0) -> None:
-        """Refuse new requests, end waiting ones now and running ones within `drain_s` seconds."""
+        """Refuse new requests, end waiting ones now and running ones within `drain_s` seconds.
+
+        A step that is still computing LAST_STEP_S later is not waited for: the process may end.
+        """
         with self.changed:
             if self.stop_at is None:
                 self.stop_at = time.monotonic() + drain_s
+            late_at = self.stop_at + LAST_STEP_S
             self.changed.notify()
         if self.thread.is_alive():
-            self.thread.join()
+            self.thread.join(max(0.0, late_at - time.monotonic()))
+        if self.thread.is_alive():
+            with self.changed:
+                hanging, self.open = self.open, {}
+            for ticket in hanging.values():
+                self._post(ticket.loop, [(ticket, Stopping(STOPPED, 1))])
 
     def check_room(self, count: int = 1) -> None:
         """Raises Overloaded or Stopping when so many answers can't be taken now."""
@@ -219,22 +231,22 @@ class EngineThread:
         try:
             while self._admit():
                 try:
-                    news = self.scheduler.step(self._deliver)
+                    self.scheduler.step(self._deliver)
+                    self._note()
                 except Exception:  # the step of all rows broke, and the scheduler's state with it
                     logger.exception("the engine failed")
-                    self._abandon("failed", lambda: EngineFailed(FAILED))
-                else:
-                    self._note(news)
+                    self._give_up()
+                self.stepped_at = time.monotonic()
         finally:  # also when the thread is torn down: nobody may wait for ever
             self.dying = True
-            self._abandon("failed", lambda: Stopping(STOPPED, 1) if self.draining else
-                          EngineFailed(FAILED))  # fmt: skip
+            self._end_all(self.open)
 
     def _admit(self) -> bool:
         """Sleep while there is nothing to do; False when the thread should end."""
         with self.changed:
             while self.scheduler.idle and not self.arriving and self.stop_at is None:
                 self.changed.wait()
+                self.stepped_at = time.monotonic()
             for request in self.arriving:
                 self.scheduler.submit(request)
             self.arriving.clear()
@@ -250,11 +262,12 @@ class EngineThread:
                 self._end(request, "failed", Stopping(STOPPED, 1))
             return not self.scheduler.idle
 
-    def _note(self, news: Sequence[Written | Ended]) -> None:
+    def _note(self) -> None:
         """Count what is new and write it down for those who asked."""
-        now = time.monotonic()
+        now, news = time.monotonic(), self.scheduler.news
         with self.changed:
-            for item in news:
+            while news:
+                item = news.pop(0)  # once, whatever happens
                 ticket = self.open[item.request]
                 letter: Written | ApiError
                 if isinstance(item, Ended):
@@ -311,13 +324,20 @@ class EngineThread:
             self.counts[how] += 1
         self._deliver()  # after what was written before
 
-    def _abandon(self, how: str, error: Any) -> None:
-        """Everything open ends now, each with one error."""
+    def _give_up(self) -> None:
+        """After a broken step: who ended in it has ended, who was at work fails, who only just came
+        is none the wiser."""
+        with suppress(Exception):  # what broke may be what is told here
+            self._note()
         with self.changed:
-            arriving, self.arriving = self.arriving, []
-            for request in arriving:
-                self.scheduler.submit(request)
-            for request in self.scheduler.abandon():
-                self._end(request, how, error())
-            for request in list(self.open):  # ended in the step that broke, not yet told
-                self._end(request, how, error())
+            lost = [request for request in self.open if request not in self.arriving]
+            self.scheduler.abandon()
+        self._end_all(lost)
+
+    def _end_all(self, requests: Iterable[Request]) -> None:
+        """One error each. What one of them does to its listener harms no other."""
+        error = Stopping(STOPPED, 1) if self.draining else EngineFailed(FAILED)
+        for request in list(requests):
+            self._end(request, "failed", error)
+            with suppress(Exception):
+                request.listener.end("error", "engine_failed")
