@@ -44,7 +44,7 @@ test: lint ## every test; builds and installs what they need
 	@dev/promtool.sh $(VENV)
 	@$(BUILD)
 	@failed=0; \
-	$(PYTEST) -n auto --dist loadfile -m "not browser" $(TESTS) || failed=1; \
+	$(PYTEST) -n auto --no-loadscope-reorder --dist loadfile -m "not browser" $(TESTS) || failed=1; \
 	$(PYTEST) -m browser $(TESTS) || failed=1; \
 	exit $$failed
 
