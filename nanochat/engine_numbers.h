@@ -42,7 +42,8 @@ INLINE float dot(const float *x, const float *y, int count) {
 /* e^x = 2^n e^r with |r| <= ln(2) / 2, and e^r by eight terms of its series. NaN stays NaN. */
 INLINE float exponential(float x) {
     x = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-    int32_t n = (int32_t)(x * 1.44269504f + (x < 0 ? -0.5f : 0.5f));
+    float whole = x * 1.44269504f + (x < 0 ? -0.5f : 0.5f);
+    int32_t n = (int32_t)(whole == whole ? whole : 0); /* NaN has no whole part */
     float r = (x - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f; /* ln 2 in two parts */
     float tail = 1 / 24.0f + r * (1 / 120.0f + r * (1 / 720.0f + r * (1 / 5040.0f)));
     float series = 1 + r * (1 + r * (1 / 2.0f + r * (1 / 6.0f + r * tail)));
