@@ -239,7 +239,7 @@ def test_a_frame_of_text_is_the_same_json_as_the_long_way():
     class OneTicket(list):
         pass
 
-    reply = ChatReply("m", OneTicket([None]), byte_tokenizer())  # type: ignore[arg-type]
+    reply = ChatReply("m", OneTicket([None]), byte_tokenizer(), 1)  # type: ignore[arg-type]
     for text in ("plain", 'quo"te\n', "日本 👋", "\u2028"):
         frame = reply.text_frame(0, text).decode()
         assert frame.startswith("data: ") and frame.endswith("\n\n")

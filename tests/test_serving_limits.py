@@ -360,5 +360,5 @@ def test_an_attempt_is_noted_without_its_text_and_answered_all_the_same(caplog):
     assert sum(signals_in(attempt).values()) >= 2
     with serving(scripted_engine()) as served, caplog.at_level("WARNING", "nanochat.serve"):
         assert served.ask(attempt).status_code == 200
-    (record,) = [r for r in caplog.records if getattr(r, "event", "") == "guardrail"]
-    assert record.signals == ["override"] and "Anna" not in str(vars(record))
+    (record,) = [r for r in caplog.records if r.name == "nanochat.serve.prompts"]
+    assert record.fields["signals"] == ["override"] and "Anna" not in str(vars(record))

@@ -23,7 +23,7 @@ REQUEST = {  # the field of the API -> the attribute of the span
     "temperature": "gen_ai.request.temperature",
     "top_k": "gen_ai.request.top_k",
     "top_p": "gen_ai.request.top_p",
-    "stop": "gen_ai.request.stop_sequences",
+    "stop_words": "nanochat.request.stop_words",  # how many; theirs holds the texts
     "n": "gen_ai.request.choice.count",
 }
 

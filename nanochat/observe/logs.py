@@ -2,8 +2,10 @@
 
 A full disk, a closed pipe or a reader that has stopped reading costs log lines, which are counted,
 and never a request. What is logged is a list of named fields; prompts and answers are not among
-them. Field names are those that Google's Cloud Logging recognises (severity, message).
-Called by serve/ and scripts/chat_web.py. Read: JsonFormatter -> LineWriter -> start_logging.
+them. Of an exception it is the kind and the place, not the words. Field names are those that
+Google's Cloud Logging recognises (severity, message).
+Called by serve/ and scripts/chat_web.py.
+Read: JsonFormatter -> stack_of -> LineWriter -> start_logging.
 Not covered: rotation; that is logrotate's work, or the container platform's.
 """
 
@@ -14,6 +16,7 @@ import queue
 import sys
 import threading
 import time
+import traceback
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,8 +50,32 @@ class JsonFormatter(logging.Formatter):
             line["trace_id"], line["span_id"] = context.trace_id, context.span_id
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
-            line["stack"] = self.formatException(record.exc_info)
+            line["stack"] = stack_of(record.exc_info[1])
         return ENCODER.encode(line)  # which escapes every line break
+
+
+def stack_of(error: BaseException | None) -> str:
+    """Where an exception came from and of which kinds it and its causes are, without their words:
+    a message may quote what it choked on, such as a prompt or a key.
+
+    >>> stack_of(KeyError("my secret"))
+    'KeyError'
+    """
+    pieces: list[str] = []
+    seen: set[int] = set()  # an exception can be its own cause
+    left = [error]
+    while left:
+        error = left.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        # The lines between are of our files: code, never data.
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        pieces.append(f"{frames}{type(error).__qualname__}")
+        if isinstance(error, BaseExceptionGroup):
+            left += error.exceptions
+        left.append(error.__cause__ or (None if error.__suppress_context__ else error.__context__))
+    return "\nfrom:\n".join(pieces)
 
 
 @lru_cache(8)  # many lines fall into one second

@@ -129,10 +129,17 @@ class Gate:
     scope["state"]["who"]. A refusal is an OpenAI error, 401 too."""
 
     def __init__(
-        self, app: ASGIApp, hosts: set[str] | None, keys: dict[str, str], rates: Rates
+        self,
+        app: ASGIApp,
+        hosts: set[str] | None,
+        keys: dict[str, str],
+        rates: Rates,
+        refused: Callable[[str], None],
     ) -> None:
-        """`hosts` None: any name will do."""
+        """`hosts` None: any name will do. `refused` is told the code of each refusal for its rate,
+        to be counted."""
         self.app, self.hosts, self.keys, self.rates = app, hosts, keys, rates
+        self.refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -151,6 +158,8 @@ class Gate:
             if scope["method"] == "POST":
                 self.rates.check(who)
         except ApiError as error:
+            if isinstance(error, TooFast):
+                self.refused(error.code or "too_fast")
             return await refuse(error, send)
         await self.app(scope, receive, send)
 

@@ -24,7 +24,14 @@ from nanochat.scheduler import SchedulerSettings
 from nanochat.serve import openai_api, probes
 from nanochat.serve.access import LOCAL_NAMES, Cors, Gate, Rates, is_loopback, read_keys
 from nanochat.serve.engine_thread import EngineThread
-from nanochat.serve.errors import ApiError, NotServed, Overloaded, explain_validation
+from nanochat.serve.errors import (
+    ApiError,
+    NotServed,
+    Overloaded,
+    ServerFailed,
+    explain_validation,
+    shown,
+)
 from nanochat.serve.headers import BodyLimit, SecurityHeaders
 from nanochat.serve.settings import ServedModel, ServeSettings
 from nanochat.serve.telemetry import metrics_page, new_observer
@@ -91,6 +98,7 @@ def add_routes(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     for kind in (ApiError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, answer_refusal)
+    app.add_exception_handler(Exception, answer_failure)
 
 
 def add_middleware(app: FastAPI, settings: ServeSettings) -> None:
@@ -98,8 +106,14 @@ def add_middleware(app: FastAPI, settings: ServeSettings) -> None:
     hosts: set[str] | None = LOCAL_NAMES | {name.lower() for name in settings.allowed_hosts}
     if not is_loopback(settings.host) and not settings.allowed_hosts:
         hosts = None  # reachable by names that we can't know
-    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes)
-    app.add_middleware(Gate, hosts=hosts, keys=app.state.keys, rates=app.state.rates)
+    app.add_middleware(BodyLimit, limit_bytes=settings.max_body_bytes, limit_s=settings.upload_s)
+    app.add_middleware(
+        Gate,
+        hosts=hosts,
+        keys=app.state.keys,
+        rates=app.state.rates,
+        refused=app.state.observer.metrics.refused,
+    )
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)
     app.add_middleware(SecurityHeaders)
@@ -116,12 +130,18 @@ async def answer_refusal(request: Request, error: Exception) -> JSONResponse:
         error = explain_validation(error.errors())
     if isinstance(error, HTTPException):
         error = NotServed(
-            f"{error.detail} ({request.method} {request.url.path})", error.status_code
+            f"{error.detail} ({request.method} {shown(request.url.path)})", error.status_code
         )
     assert isinstance(error, ApiError), "only these three are registered"
     if isinstance(error, Overloaded):
         request.app.state.observer.metrics.refused(error.code or "overloaded")
     return JSONResponse(error.body(), status_code=error.status, headers=error.headers())
+
+
+async def answer_failure(request: Request, error: Exception) -> JSONResponse:
+    """Whatever else was raised: the web server logs it, and the client learns that we failed."""
+    failed = ServerFailed("the server failed while it answered; try again, or see its log")
+    return JSONResponse(failed.body(), status_code=failed.status)
 
 
 def open_to_strangers(settings: ServeSettings) -> str | None:

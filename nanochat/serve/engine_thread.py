@@ -101,12 +101,19 @@ class Tickets:
 
 # @learn:production.backpressure
 class DrainRate:
-    """How many answers end per second, measured; from it, when a place comes free for a refusal."""
+    """How many answers end per second, measured; from it, when a place comes free for a refusal.
+
+    Nobody tells who comes back: a client that comes too early and is refused again holds two
+    promises and will take one place. So no more promises count than there are places: when that
+    many answers have ended, all that stand in the way today have, and a flood delays nobody more.
+    """
 
     WINDOW_S = 30.0
     LONGEST_S = 60
 
-    def __init__(self) -> None:
+    def __init__(self, places: int = 48) -> None:
+        """`places`: how many answers may be written or wait at once."""
+        self.places = places
         self.ends: deque[float] = deque()
         self.promises: deque[float] = deque()  # when those who were refused may come back
 
@@ -121,8 +128,10 @@ class DrainRate:
             self.promises.popleft()
         recent = [end for end in self.ends if end >= now - self.WINDOW_S]
         per_s = len(recent) / max(now - recent[0], 1.0) if recent else 1.0
-        wait_s = min(max(1, math.ceil((len(self.promises) + 1) / per_s)), self.LONGEST_S)
-        self.promises.append(now + wait_s)
+        place = min(len(self.promises) + 1, self.places)
+        wait_s = min(max(1, math.ceil(place / per_s)), self.LONGEST_S)
+        if len(self.promises) < self.places:
+            self.promises.append(now + wait_s)
         return wait_s
 
 

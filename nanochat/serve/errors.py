@@ -3,13 +3,15 @@
     {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
 
 Raised by prompts.py, engine_thread.py and chat_app.py; turned into responses in chat_app.py.
-Read: ApiError -> its subclasses -> explain_validation.
+Read: ApiError -> its subclasses -> explain_validation -> shown.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from nanochat.errors import UserError
+
+ECHO_LIMIT = 80  # characters of a client's own words in an answer to it
 
 
 class ApiError(UserError):
@@ -57,11 +59,15 @@ class TooLarge(ApiError):
 
 
 class NotServed(ApiError):
-    """The framework refused: no such path, wrong method, a body that is too large."""
+    """The framework refused: no such path, wrong method, a body too large or too slow."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+    def headers(self) -> dict[str, str]:
+        # Who did not send a request to its end may not begin another on the same connection.
+        return {"Connection": "close"} if self.status == 408 else {}
 
 
 class Overloaded(ApiError):
@@ -97,6 +103,14 @@ class NotNumbers(EngineFailed):
     """The scores of this answer were NaN or infinite."""
 
     code = "nan_logits"
+
+
+class ServerFailed(ApiError):
+    """A mistake of ours; what it was is in the server's log, not in the answer."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
 
 
 class TooLate(ApiError):
@@ -147,7 +161,7 @@ def explain_validation(errors: Sequence[Any]) -> ApiError:
     """
     first = errors[0]
     where = [part for part in first["loc"][1:] if not str(part).startswith(("list[", "str"))]
-    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in where).lstrip(".")
+    path = "".join(f"[{p}]" if isinstance(p, int) else f".{shown(p)}" for p in where).lstrip(".")
     if first["type"] == "json_invalid":
         return ApiError(f"the body is not JSON: {first['ctx']['error']}")
     if first["type"] == "extra_forbidden":
@@ -156,3 +170,13 @@ def explain_validation(errors: Sequence[Any]) -> ApiError:
         return ApiError("the body must be a JSON object with Content-Type: application/json")
     seen = "" if first["type"] == "missing" else f" (seen: {first['input']!r:.60})"
     return ApiError(f"{path}: {first['msg']}{seen}", param=path)
+
+
+def shown(text: str) -> str:
+    r"""A client's own words, fit to be sent back: short, and without what no screen shows.
+
+    >>> shown("a\nb"), len(shown("x" * 900_000))
+    ('a\\nb', 81)
+    """
+    cut = text if len(text) <= ECHO_LIMIT else text[:ECHO_LIMIT] + "…"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in cut)

@@ -1,9 +1,11 @@
-"""What every request meets first: a limit on its size, and headers on every response.
+"""What every request meets first: limits on its body, and headers on every response.
 
 Called by chat_app.py. The headers tell the browser what this page can never do: it needs no inline
 script or style and no other host, so the policy allows none, and `require-trusted-types-for` throws
 where text would become HTML. Read: POLICY -> SecurityHeaders -> BodyLimit.
 """
+
+import asyncio
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -54,17 +56,28 @@ class SecurityHeaders:
 
 
 class BodyLimit:
-    """Stops reading a body that grows too large, whether it told its size or not."""
+    """Stops reading a body that grows too large, whether it told its size or not, or is not
+    complete in time, whether its pieces stop or only trickle."""
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
-        self.app, self.limit_bytes = app, limit_bytes
+    def __init__(self, app: ASGIApp, limit_bytes: int, limit_s: float = 10.0) -> None:
+        self.app, self.limit_bytes, self.limit_s = app, limit_bytes, limit_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size_bytes = 0
+        size_bytes, complete = 0, False
+        begun_at = asyncio.get_running_loop().time()
 
         async def limited() -> Message:
-            nonlocal size_bytes
-            message = await receive()
+            nonlocal size_bytes, complete
+            if complete:
+                return await receive()  # what waits for the client to leave may wait
+            try:
+                async with asyncio.timeout_at(begun_at + self.limit_s):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(
+                    408, f"the body was not complete after {self.limit_s:g} s: send it faster"
+                ) from None
+            complete = not message.get("more_body", False)
             size_bytes += len(message.get("body", b""))
             if size_bytes > self.limit_bytes:
                 # The one exception that FastAPI lets through while it reads a body.

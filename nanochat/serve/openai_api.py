@@ -38,7 +38,7 @@ async def chat_completions(body: ChatRequest, request: Request) -> Response:
         read_prompt, body, state.engine, state.settings, sampling.max_tokens
     )
     tickets = ask(body, request, [ids], sampling, body.top(), "chat")
-    reply = ChatReply(state.model.name, tickets, state.engine.tokenizer, dropped)
+    reply = ChatReply(state.model.name, tickets, state.engine.tokenizer, len(ids), dropped)
     return await answer(body, request, reply)
 
 
@@ -49,7 +49,8 @@ async def completions(body: CompletionRequest, request: Request) -> Response:
     prompts = await asyncio.to_thread(raw_prompts, body, state.engine, state.settings)
     ids = [prompt for prompt, _ in prompts]
     tickets = ask(body, request, ids, sampling, body.top(), "text_completion")
-    reply = TextReply(state.model.name, tickets, state.engine.tokenizer)
+    prompt_tokens = sum(map(len, ids))
+    reply = TextReply(state.model.name, tickets, state.engine.tokenizer, prompt_tokens)
     return await answer(body, request, reply)
 
 
@@ -117,8 +118,17 @@ def ask(
     """Queue every answer to every prompt; the i-th of a prompt is drawn with seed + i."""
     state = request.app.state
     count = body.n or 1
+    answers, limit = len(prompts) * count, state.settings.running_limit
+    limit += state.settings.waiting_limit
+    if answers > limit:  # it would not even fit into a server with nothing else to do
+        raise ApiError(
+            f"{len(prompts)} prompts with n {count} ask for {answers} answers, limit {limit}: "
+            "send fewer prompts in a request, or ask for fewer answers to each",
+            param="prompt",
+        )
     wishes, listeners = [], []
-    fields = {name: getattr(body, name) for name in ("seed", "n", "stop", "stream", *DIALS)}
+    fields = {name: getattr(body, name) for name in ("seed", "n", "stream", *DIALS)}
+    fields["stop_words"] = len(body.stop_words()) or None  # their texts are the client's own
     for prompt in prompts:
         for i in range(count):
             watches: list[Watch] = [StopWords(body.stop_words())] if body.stop else []
@@ -222,7 +232,6 @@ async def whole_reply(reply: Reply, request: Request) -> Response:
 
 
 def spend(reply: Reply, request: Request) -> None:
-    """Charge the tokens of the prompt and of what was written to whoever asked."""
-    used = sum(choice.tokens for choice in reply.choices)
-    used += len(reply.choices[0].ticket.request.answer.prompt)
+    """Charge the tokens of the prompts and of what was written to whoever asked."""
+    used = reply.prompt_tokens + reply.written()
     request.app.state.rates.spend(request.scope["state"]["who"], used)

@@ -1,9 +1,9 @@
 """What operators ask: does it live, is it ready, what is it doing.
 
-/livez: the process and the engine's thread live; only a restart helps when not.
+/livez: the process and the engine's thread live and move; only a restart helps when not.
 /readyz: it takes new requests; off while it drains. /startupz: the first answer can be written.
 /health and /stats: the same for people and for the page. (/metrics is in telemetry.py.)
-Called by chat_app.py. Read: live -> ready -> stats.
+Called by chat_app.py. Read: live -> ready -> trouble_of -> stats.
 """
 
 import time
@@ -19,17 +19,34 @@ LIMITS = ("max_tokens_limit", "max_messages", "max_characters", "max_body_bytes"
 
 
 async def live(request: Request) -> JSONResponse:
-    """200 while the engine's thread lives; 503 when it died: then only a restart helps."""
-    alive = request.app.state.thread.alive() or request.app.state.thread.draining
-    return said("ok" if alive else "engine stopped", alive)
+    """200 while the engine's thread lives and moves; 503 when it died or hangs."""
+    state = request.app.state
+    if state.thread.draining:
+        return said("ok", True)
+    trouble = trouble_of(state)
+    return said(trouble or "ok", not trouble)
 
 
 async def ready(request: Request) -> JSONResponse:
-    """200 while new requests are taken; 503 while it drains or after the engine died."""
-    thread = request.app.state.thread
-    if thread.draining:
-        return said("draining", False)
-    return said("ok" if thread.alive() else "engine stopped", thread.alive())
+    """200 while new requests are taken; 503 while it drains or when the engine died or hangs."""
+    state = request.app.state
+    trouble = "draining" if state.thread.draining else trouble_of(state)
+    return said(trouble or "ok", not trouble)
+
+
+def trouble_of(state: Any) -> str:
+    """What ails the engine, "" for nothing: its thread is gone, or one step does not end.
+
+    Looks at two times and waits for no lock, which a thread that hangs might hold.
+    """
+    if not state.thread.alive():
+        return "engine stopped"
+    waiting = [ticket.submitted_at for ticket in list(state.thread.open.values())]
+    if waiting:
+        idle_s = time.monotonic() - max(state.thread.stepped_at, min(waiting))
+        if idle_s > state.settings.stuck_s:
+            return "engine stuck"
+    return ""
 
 
 def said(status: str, fine: bool) -> JSONResponse:
@@ -39,10 +56,9 @@ def said(status: str, fine: bool) -> JSONResponse:
 async def health(request: Request) -> JSONResponse:
     """What /readyz says, with the name of the model."""
     state = request.app.state
-    fine = state.thread.alive() and not state.thread.draining
-    status = "ok" if fine else "draining" if state.thread.alive() else "engine stopped"
-    body = {"status": status, "ready": fine, "model": state.model.name}
-    return JSONResponse(body, status_code=200 if fine else 503)
+    trouble = trouble_of(state) or ("draining" if state.thread.draining else "")
+    body = {"status": trouble or "ok", "ready": not trouble, "model": state.model.name}
+    return JSONResponse(body, status_code=503 if trouble else 200)
 
 
 async def stats(request: Request) -> dict[str, Any]:

@@ -5,13 +5,13 @@ check_messages -> raw_prompts.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from nanochat.chat_format import BadConversation
 from nanochat.engine import Engine
 from nanochat.serve.errors import ApiError, BadMessages, PromptTooLong
 from nanochat.serve.guardrails import SUSPICIOUS, check_characters, signals_in
-from nanochat.serve.schemas import ChatRequest, CompletionRequest, Message
+from nanochat.serve.schemas import ChatRequest, CompletionRequest, Message, expression_of
 from nanochat.serve.settings import ServeSettings
 
 logger = logging.getLogger(__name__)
@@ -65,10 +65,10 @@ def check_messages(messages: Sequence[Message], settings: ServeSettings) -> None
         )
     characters = 0
     for number, message in enumerate(messages):
-        text = text_of(message)
-        characters += len(text)
-        check_characters(text, f"messages[{number}].content")
-        if message.role != "assistant" and not text.strip():
+        for where, text in texts_of(message):
+            characters += len(text)
+            check_characters(text, f"messages[{number}].{where}")
+        if message.role != "assistant" and not words_of(message).strip():
             raise BadMessages(
                 f"messages[{number}] from the {message.role} is empty: write something",
                 param=f"messages[{number}].content",
@@ -79,7 +79,7 @@ def check_messages(messages: Sequence[Message], settings: ServeSettings) -> None
             "conversation or start a new chat",
             param="messages",
         )
-    look_for_signals(text_of(messages[-1]))
+    look_for_signals(words_of(message) for message in messages if message.role != "assistant")
     if messages[-1].role != "user":
         raise BadMessages(
             f"the last message is from the {messages[-1].role}: it must be from the user, "
@@ -88,18 +88,39 @@ def check_messages(messages: Sequence[Message], settings: ServeSettings) -> None
         )
 
 
-def text_of(message: Message) -> str:
+def words_of(message: Message) -> str:
     if isinstance(message.content, str):
         return message.content
     return "".join(part.text for part in message.content or [])
 
 
-def look_for_signals(text: str) -> None:
-    """Note an attempt to steer the model; the text itself is never logged, and never blocked."""
-    signals = signals_in(text)
-    if sum(signals.values()) >= SUSPICIOUS:
-        fields = {"event": "guardrail", "signals": sorted(signals), "score": sum(signals.values())}
-        logger.warning("a prompt shows signs of injection", extra=fields)
+def texts_of(message: Message) -> Iterator[tuple[str, str]]:
+    """Every text of a message that a client could write, with its place in it."""
+    yield "content", words_of(message)
+    for number, call in enumerate(message.tool_calls or []):
+        yield f"tool_calls[{number}].id", call.id
+        # As the model will read it: in the JSON around it, any character can be written otherwise.
+        expression = expression_of(call.function.arguments)
+        yield f"tool_calls[{number}].function.arguments", expression
+    for number, result in enumerate(message.tool_results or []):
+        yield f"tool_results[{number}].tool_call_id", result.tool_call_id
+        yield f"tool_results[{number}].content", result.content
+
+
+def look_for_signals(texts: Iterable[str]) -> None:
+    """Note attempts to steer the model, in one line a request that holds none of the texts.
+
+    Nothing is blocked. The score is that of the text that shows the most.
+    """
+    found = [signals for text in texts if sum((signals := signals_in(text)).values()) >= SUSPICIOUS]
+    if found:
+        fields = {
+            "event": "guardrail",
+            "signals": sorted(set().union(*found)),
+            "score": max(sum(signals.values()) for signals in found),
+            "texts": len(found),
+        }
+        logger.warning("a prompt shows signs of injection", extra={"fields": fields})
 
 
 def raw_prompts(
@@ -135,7 +156,7 @@ def raw_ids(
                 param=where,
             )
         check_characters(text, where)
-        look_for_signals(text)
+        look_for_signals([text])
         ids = [engine.tokenizer.special("bos"), *engine.tokenizer.encode(text)]
     else:
         ids = text

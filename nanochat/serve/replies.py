@@ -23,8 +23,9 @@ quoted = json.encoder.encode_basestring_ascii  # a text as JSON, without the cos
 class Choice:
     """One of the answers to a request, collected while it is written."""
 
-    def __init__(self, ticket: Ticket, ends: set[int]) -> None:
-        self.ticket, self.ends = ticket, ends
+    def __init__(self, ticket: Ticket, ends: set[int], call_id: str) -> None:
+        """`call_id` begins the ids of its tool calls."""
+        self.ticket, self.ends, self.call_id = ticket, ends, call_id
         self.kind, self.held = "text", ""  # a call or a result that is not complete yet
         self.message: Json = {"role": "assistant", "content": ""}
         self.tokens = 0
@@ -65,7 +66,7 @@ class Choice:
             return [{"tool_results": [result]}]
         arguments = json.dumps({"expression": held}, ensure_ascii=False)
         call: Json = {
-            "id": f"call_{id(self.ticket) & 0xFFFFFFFF:08x}_{len(calls)}",
+            "id": f"{self.call_id}_{len(calls)}",
             "type": "function",
             "function": {"name": "calculator", "arguments": arguments},
         }
@@ -83,13 +84,22 @@ class Reply:
     chunk_object = whole_object = id_prefix = ""
 
     def __init__(
-        self, model: str, tickets: Tickets, tokenizer: Tokenizer, dropped: int = 0
+        self,
+        model: str,
+        tickets: Tickets,
+        tokenizer: Tokenizer,
+        prompt_tokens: int,
+        dropped: int = 0,
     ) -> None:
+        """`prompt_tokens`: of all prompts together, each counted once, however many answers."""
         self.model, self.tickets, self.tokenizer = model, tickets, tokenizer
-        self.dropped = dropped
+        self.prompt_tokens, self.dropped = prompt_tokens, dropped
         ends = {tokenizer.special("python_end"), tokenizer.special("output_end")}
-        self.choices = [Choice(ticket, ends) for ticket in tickets]
-        self.id = self.id_prefix + secrets.token_hex(12)
+        number = secrets.token_hex(12)
+        self.id = self.id_prefix + number
+        self.choices = [
+            Choice(ticket, ends, f"call_{number}_{i}") for i, ticket in enumerate(tickets)
+        ]
         self.created = int(time.time())
         head = json.dumps(self._head(self.chunk_object), separators=(",", ":"))[:-1]
         self.frames = [
@@ -138,20 +148,23 @@ class Reply:
         text = raw.decode("utf-8", "replace")
         return {"token": text, "logprob": chance.logprob, "bytes": list(raw)}
 
+    def written(self) -> int:
+        """Tokens of all answers so far."""
+        return sum(choice.tokens for choice in self.choices)
+
     def summary(self) -> Json:
         """usage, seed and timings: at the end of a stream and in a completion."""
         now, first = time.monotonic(), self.choices[0]
         ticket = first.ticket
-        prompt = len(ticket.request.answer.prompt)
-        written = sum(choice.tokens for choice in self.choices)
+        written = self.written()
         began = min((c.first_at for c in self.choices if c.first_at is not None), default=now)
         queued_s = (ticket.request.began or now) - ticket.submitted_at
         spent_s = max((c.last_at or now) for c in self.choices) - began
         return {
             "usage": {
-                "prompt_tokens": prompt,
+                "prompt_tokens": self.prompt_tokens,
                 "completion_tokens": written,
-                "total_tokens": prompt + written,
+                "total_tokens": self.prompt_tokens + written,
             },
             "seed": ticket.request.answer.sampling.seed,
             "stop_detail": first.stop_detail,

@@ -26,14 +26,14 @@ class Part(Strict):
     text: str
 
 
-class Called(BaseModel):
+class Called(Strict):
     """The function of a tool call in an earlier answer."""
 
     name: Literal["calculator"]
     arguments: str
 
 
-class ToolCall(BaseModel):
+class ToolCall(Strict):
     """A calculator call as this server sent it."""
 
     id: str
@@ -41,7 +41,7 @@ class ToolCall(BaseModel):
     function: Called
 
 
-class ToolResult(BaseModel):
+class ToolResult(Strict):
     """What the calculator said, as this server sent it."""
 
     tool_call_id: str
@@ -133,7 +133,7 @@ def plain(message: Message) -> dict[str, Any]:
     return {"role": role, "content": content}
 
 
-class Arguments(BaseModel):
+class Arguments(Strict):
     """What the calculator is called with."""
 
     expression: str

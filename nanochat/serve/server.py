@@ -1,19 +1,29 @@
 """Listen, say where, and end cleanly. Called by scripts/chat_web.py.
 
-Read: open_socket -> ChatServer -> serve.
+Read: open_socket -> Protocol -> ChatServer -> serve.
+Not covered: who opens a connection and sends no request at all; a proxy in front closes those.
 """
 
 import asyncio
 import errno
+import json
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
+import h11
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from nanochat.serve.errors import AddressUnusable
+from nanochat.serve.errors import AddressUnusable, ApiError
+
+LINGER_S = 5.0  # how long a client may go on sending a body that was refused already
+NOT_HTTP = (
+    "this is no HTTP request: check its first line and its headers, 64 kB of them at most, none "
+    "with control characters"
+)
 
 
 def open_socket(host: str, port: int) -> socket.socket:
@@ -54,12 +64,41 @@ def address_of(bound: socket.socket) -> str:
     return f"http://{shown}:{port}"
 
 
+class Protocol(H11Protocol):
+    """uvicorn's HTTP, which also refuses in the API's shape what is none, and doesn't let a client
+    that was answered send its body for ever."""
+
+    def send_400_response(self, msg: str) -> None:
+        """Called for bytes that the app never gets to see, whatever uvicorn's `msg` says."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):  # else an answer is on its way
+            body = json.dumps(ApiError(NOT_HTTP).body()).encode()
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", str(len(body)).encode()),
+                (b"connection", b"close"),
+            ]
+            start = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (start, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
+
+    def on_response_complete(self) -> None:
+        if self.conn.their_state is h11.SEND_BODY:
+            self.loop.call_later(LINGER_S, self._hang_up, self.cycle)
+        super().on_response_complete()
+
+    def _hang_up(self, answered: RequestResponseCycle) -> None:
+        if self.cycle is answered and self.conn.their_state is h11.SEND_BODY:
+            self.transport.abort()
+
+
 class ChatServer(uvicorn.Server):
     """uvicorn that tells when it is ready, ends running answers, and leaves with exit code 0."""
 
     def __init__(self, app: FastAPI, on_ready: Callable[[], None]) -> None:
         quiet = uvicorn.Config(
             app,
+            http=Protocol,
             log_config=None,  # the log is ours (nanochat/observe/logs.py)
             access_log=False,
             timeout_graceful_shutdown=2,  # for the last bytes; the answers have ended before

@@ -1,6 +1,44 @@
 """What the chat server can be told. Read by chat_web.py (its flags) and chat_app.py (limits)."""
 
+import re
 from dataclasses import dataclass
+
+from nanochat.errors import UserError
+
+DAY_S = 86_400.0
+MANY = 1_000_000_000
+RANGES: dict[str, tuple[float, float]] = {  # both ends are fine
+    "port": (0, 65_535),
+    "temperature": (0, 2),
+    "top_k": (0, 1_000_000),
+    "max_tokens": (1, MANY),
+    "max_tokens_limit": (1, MANY),
+    "max_messages": (1, MANY),
+    "max_characters": (1, MANY),
+    "max_body_bytes": (1, MANY),
+    "max_choices": (1, 1_000_000),
+    "running_limit": (1, 1_000_000),
+    "waiting_limit": (0, 1_000_000),
+    "read_tokens": (1, MANY),
+    "turn_tokens": (1, MANY),
+    "kv_blocks": (0, 1_000_000),
+    "upload_s": (0.001, DAY_S),
+    "deadline_s": (0.001, DAY_S),
+    "slow_reader_s": (0, DAY_S),
+    "stuck_s": (0.001, DAY_S),
+    "drain_s": (0, DAY_S),
+    "requests_per_minute": (0, MANY),
+    "tokens_per_minute": (0, MANY),
+    "usd_per_hour": (0, 1_000_000),
+}
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+ADDRESS = re.compile("https?://[^/]")
+SITE = re.compile("https?://[^/]+/?")
+HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+
+
+class BadSettings(UserError):
+    """A flag of the server has a value it can't have."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +87,14 @@ class ServeSettings:
     """An answer makes way for those who wait after so many tokens, and goes on later."""
     kv_blocks: int = 512
     """Beginnings of conversations that are remembered, in blocks of 32 tokens; 0 remembers none."""
+    upload_s: float = 10.0
+    """Longest time that the body of a request may take to arrive, seconds; then it gets a 408."""
     deadline_s: float = 120.0
     """Longest time from a request's arrival to its last token, seconds."""
     slow_reader_s: float = 30.0
     """How much longer a client may take to read an answer that is complete, seconds."""
+    stuck_s: float = 60.0
+    """/livez says 503 when the engine has had work for so long and finished no step, seconds."""
     drain_s: float = 5.0
     """How long answers in progress may go on after Ctrl-C or SIGTERM, seconds."""
     api_keys_file: str | None = None
@@ -75,6 +117,32 @@ class ServeSettings:
     """An OpenTelemetry collector, such as http://localhost:4318; empty sends no traces."""
     usd_per_hour: float = 0.0
     """Price of this machine: with it /metrics and the log say what serving costs, dollars."""
+
+    def __post_init__(self) -> None:
+        """Before anything is loaded. Raises BadSettings for the first that can't be."""
+        for name, (least, most) in RANGES.items():
+            value = getattr(self, name)
+            if not least <= value <= most:  # NaN is in no range
+                raise self._bad(name, f"it must be from {least:,g} to {most:,g}")
+        if not 0 < self.top_p <= 1:
+            raise self._bad("top_p", "it must be over 0 and at most 1, which keeps all tokens")
+        if self.log_level not in LEVELS:
+            raise self._bad("log_level", f"it must be one of {', '.join(LEVELS)}")
+        if self.otlp_endpoint and not ADDRESS.match(self.otlp_endpoint):
+            raise self._bad("otlp_endpoint", "it must begin with http:// or https://, or be empty")
+        for origin in self.cors_origins:
+            if not SITE.fullmatch(origin):
+                raise self._bad("cors_origins", "name each site as in https://example.org")
+        for host in self.allowed_hosts:
+            if not HOST.fullmatch(host):
+                raise self._bad("allowed_hosts", "give names alone, such as chat.example.org")
+        if self.max_tokens > self.max_tokens_limit:
+            raise self._bad(
+                "max_tokens", f"it must be at most --max-tokens-limit, {self.max_tokens_limit}"
+            )
+
+    def _bad(self, name: str, remedy: str) -> BadSettings:
+        return BadSettings(f"--{name.replace('_', '-')} is {getattr(self, name)!r:.80}: {remedy}")
 
 
 @dataclass(frozen=True)

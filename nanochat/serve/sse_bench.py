@@ -42,14 +42,14 @@ async def time_frames(settings: SseBenchSettings) -> dict[str, float]:
     frame_us: list[float] = []
     token_us: list[float] = []
     for _ in range(settings.rounds):
-        reply = ChatReply("nanochat-d4-sft", Tickets([ticket], ticket.queue), tokenizer)
+        reply = ChatReply("nanochat-d4-sft", Tickets([ticket], ticket.queue), tokenizer, 1)
         start = time.perf_counter()
         for _ in range(settings.tokens):
             reply.text_frame(0, " the")
         middle = time.perf_counter()
         for number in range(settings.tokens):
             if number % ANSWER_TOKENS == 0:  # what an answer has said grows with it
-                reply = ChatReply("nanochat-d4-sft", Tickets([ticket], ticket.queue), tokenizer)
+                reply = ChatReply("nanochat-d4-sft", Tickets([ticket], ticket.queue), tokenizer, 1)
             for _ in reply.events(ticket, written):
                 pass
         end = time.perf_counter()
