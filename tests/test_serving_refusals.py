@@ -4,6 +4,8 @@ counted and charged; and what the log and the probes say when something breaks o
 import json
 import select
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -264,6 +266,10 @@ def test_a_failure_that_carries_the_prompt_and_the_key_is_logged_without_them(mo
     ):
         served.client.headers["Authorization"] = "Bearer sk-swordfish"
         failed = served.ask(SECRET)
+        for _ in range(4000):  # the web server logs it after it has answered
+            if any("stack" in line for line in theirs):
+                break
+            time.sleep(0.005)
     assert failed.status_code == 500 and "swordfish" not in failed.text
     assert error_of(failed.content)["type"] == "server_error"
     assert "swordfish" not in str([ours, theirs])
@@ -281,6 +287,16 @@ def test_an_engine_that_breaks_on_a_prompt_does_not_log_it(monkeypatch):
         assert served.ask(SECRET).status_code == 500
     assert "swordfish" not in str(lines)
     assert any("ValueError" in line.get("stack", "") for line in lines)
+
+
+def test_no_log_means_no_line_anywhere():
+    """In a process of its own: what has no handler at all is printed by Python itself."""
+    code = (
+        "import logging; from nanochat.observe.logs import start_logging; start_logging('none'); "
+        "logging.getLogger('uvicorn.error').error('a', exc_info=ValueError('swordfish'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
 
 
 # --- an engine that hangs ---

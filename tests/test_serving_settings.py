@@ -47,7 +47,7 @@ def test_a_number_out_of_its_range_is_refused_in_a_sentence_with_what_was_seen(n
         ServeSettings(**{name: value})
     sentence = str(refused.value)
     assert sentence.startswith(f"--{name.replace('_', '-')} is {value!r:.80}: it must be from ")
-    assert f"{least:,g}" in sentence and f"{most:,g}" in sentence and "\n" not in sentence
+    assert f"{least:,} to {most:,}" in sentence and "\n" not in sentence
 
 
 @pytest.mark.parametrize(

@@ -146,12 +146,11 @@ class LineWriter(logging.Handler):
 
 def start_logging(target: str, level: str = "INFO") -> LineWriter | None:
     """Send our log and the web server's to `target`: "stderr", a path, or "none"."""
-    if target == "none":
-        return None
-    writer = LineWriter(target)
+    writer = None if target == "none" else LineWriter(target)
     for name in ("nanochat", "uvicorn"):
         logger = logging.getLogger(name)
-        logger.handlers[:] = [writer]
+        # Without any handler Python itself would print warnings and whole exceptions to stderr.
+        logger.handlers[:] = [writer or logging.NullHandler()]
         logger.setLevel(level)
         logger.propagate = False
     return writer

@@ -123,7 +123,7 @@ class ServeSettings:
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             if not least <= value <= most:  # NaN is in no range
-                raise self._bad(name, f"it must be from {least:,g} to {most:,g}")
+                raise self._bad(name, f"it must be from {least:,} to {most:,}")
         if not 0 < self.top_p <= 1:
             raise self._bad("top_p", "it must be over 0 and at most 1, which keeps all tokens")
         if self.log_level not in LEVELS:
