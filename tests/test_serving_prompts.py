@@ -113,6 +113,14 @@ def test_a_field_that_a_call_or_a_result_does_not_have_is_refused_by_name(served
     assert error["param"].endswith(".colour") and "no such field" in error["message"]
 
 
+@pytest.mark.parametrize("calls", [[], None])
+def test_a_result_without_its_call_would_do_nothing_and_is_refused(served, calls):
+    messages = history(tool_calls=calls)
+    refused = served.client.post("/v1/chat/completions", json={"messages": messages})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "messages[1].tool_results"
+
+
 def test_an_answer_with_a_call_is_still_welcome_as_this_server_sent_it(served):
     message = served.ask("What is 48*7?").json()["choices"][0]["message"]
     messages = [user("What is 48*7?"), message, user("Hello")]
@@ -136,9 +144,10 @@ def test_a_long_field_name_is_not_sent_back_whole(served, name):
         assert refused.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_a_long_path_is_not_sent_back_whole(served):
-    missing = served.client.get("/" + "y" * 30_000)
-    assert missing.status_code == 404 and len(missing.content) < 1000
+def test_a_long_path_or_method_is_not_sent_back_whole(served):
+    for method, path, status in (("GET", "/" + "y" * 30_000, 404), ("B" * 30_000, "/livez", 405)):
+        refused = served.client.request(method, path)
+        assert refused.status_code == status and len(refused.content) < 1000
 
 
 # --- what leaves the server ---

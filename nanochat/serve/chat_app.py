@@ -130,7 +130,7 @@ async def answer_refusal(request: Request, error: Exception) -> JSONResponse:
         error = explain_validation(error.errors())
     if isinstance(error, HTTPException):
         error = NotServed(
-            f"{error.detail} ({request.method} {shown(request.url.path)})", error.status_code
+            f"{error.detail} ({shown(request.method)} {shown(request.url.path)})", error.status_code
         )
     assert isinstance(error, ApiError), "only these three are registered"
     if isinstance(error, Overloaded):

@@ -68,6 +68,13 @@ def check_messages(messages: Sequence[Message], settings: ServeSettings) -> None
         for where, text in texts_of(message):
             characters += len(text)
             check_characters(text, f"messages[{number}].{where}")
+        calls = {call.id for call in message.tool_calls or []}
+        if any(result.tool_call_id not in calls for result in message.tool_results or []):
+            raise BadMessages(
+                f"messages[{number}].tool_results answers a call that this message does not hold: "
+                "send tool_calls back with it, or leave the result out",
+                param=f"messages[{number}].tool_results",
+            )
         if message.role != "assistant" and not words_of(message).strip():
             raise BadMessages(
                 f"messages[{number}] from the {message.role} is empty: write something",
