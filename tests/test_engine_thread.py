@@ -13,7 +13,7 @@ from nanochat.sampling import Sampling
 from nanochat.scheduler import Deaf, SchedulerSettings, Written
 from nanochat.serve import engine_thread
 from nanochat.serve.engine_thread import EngineThread, Wish
-from nanochat.serve.errors import ApiError, EngineFailed, Stopping
+from nanochat.serve.errors import ApiError, EngineFailed, Stopping, TooLate
 
 PROMPT = [byte_tokenizer().special("bos"), 65, 66]
 
@@ -123,8 +123,12 @@ def test_after_a_broken_step_nothing_is_needed_that_could_be_short(monkeypatch, 
     with_thread(work)
 
 
-def test_a_step_that_never_returns_does_not_hold_up_the_end(monkeypatch):
+@pytest.mark.parametrize(("deadline_s", "end"), [(0.0, TooLate), (60.0, Stopping)])
+def test_a_step_that_never_returns_holds_up_neither_a_client_nor_the_end(
+    monkeypatch, deadline_s, end
+):
     monkeypatch.setattr(engine_thread, "LAST_STEP_S", 0.05)
+    monkeypatch.setattr(engine_thread, "PATIENCE_S", 0.05)
     stuck, go = threading.Event(), threading.Event()
 
     async def work(thread: EngineThread) -> None:
@@ -134,10 +138,20 @@ def test_a_step_that_never_returns_does_not_hold_up_the_end(monkeypatch):
             raise Broken
 
         thread.scheduler.step = hangs  # type: ignore[method-assign]
+        thread.deadline_s = deadline_s
         asked = asyncio.create_task(ends(thread, wish(3), wish(3)))
         await asyncio.to_thread(stuck.wait)
-        await asyncio.to_thread(thread.stop, 0.05)
-        assert await asked == [Stopping, Stopping]
+        if end is Stopping:
+            await asyncio.to_thread(thread.stop, 0.05)
+        assert await asked == [end, end]
         go.set()
 
     with_thread(work)
+
+
+def test_a_place_that_an_answer_left_too_late_counts_as_freed():
+    async def work(thread: EngineThread) -> None:
+        thread.deadline_s = 0.0
+        assert await ends(thread, wish(3), wish(3)) == [TooLate, TooLate]
+
+    assert len(with_thread(work).rate.ends) == 2

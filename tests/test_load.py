@@ -225,7 +225,7 @@ def test_being_turned_away_is_no_error_and_keeps_the_time_to_come_back():
         (HEAD + b'\r\ndata: {"error":{"code":"engine_failed"}}\n\ndata: [DONE]\n\n', "engine_f"),
         (HEAD + b"\r\ndata: {nonsense\n\n", "JSONDecodeError"),
         (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", "ValueError"),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nff\r\nshort", "IncompleteReadError"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nff\r\nshort", "EOFError"),
         (b"HTTP/1.1 500 Oh\r\nContent-Length: 4\r\n\r\nbang", "HTTP 500: bang"),
         (b"HTTP/1.1 400 Oh\r\nContent-Length: 4\r\n\r\nnope", "HTTP 400: nope"),
         (b"SSH-2.0-x\r\n\r\n", "Error"),

@@ -113,11 +113,11 @@ class LineWriter(logging.Handler):
             self.lost += 1
 
     def close(self) -> None:
-        """Write what is queued, but wait for a stuck disk or pipe no longer than two seconds."""
+        """Write what is queued, but wait for a stuck disk or pipe no longer than a second."""
         if self.thread.is_alive():
             self.closing.set()
             self.lines.put(None)
-            self.thread.join(2.0)
+            self.thread.join(1.0)
         super().close()
 
     def _run(self) -> None:

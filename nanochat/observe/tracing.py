@@ -73,7 +73,7 @@ class Tracer:
         if len(self.spans) >= BATCH_SPANS and not self.failing:
             self.wake.set()
 
-    def close(self, within_s: float = 2.0) -> None:
+    def close(self, within_s: float = 1.0) -> None:
         """One last attempt to send what is there."""
         self.closing = True
         self.wake.set()

@@ -41,6 +41,8 @@ from nanochat.serve.stops import Watch
 
 logger = logging.getLogger(__name__)
 FAILED = "the model failed while answering; try again, or see the server's log"
+HANGS = "the model does not move any more; try again later, or see the server's log"
+PATIENCE_S = 5.0  # how long after its deadline a request still waits for the thread's word
 LAST_STEP_S = 1.0  # how long a step may take that was under way when time was up
 STOPPED = "the server is stopping: try again in a moment"
 
@@ -89,14 +91,23 @@ class Tickets:
             ticket.request.cancelled = True
 
     async def written(self) -> AsyncGenerator[tuple[Ticket, Written], None]:
-        """Every token of every answer, until each has had its last. Raises what stopped one."""
+        """Every token of every answer, until each has had its last. Raises what stopped one.
+
+        The thread tells who is too late; should it hang, nobody here waits much longer than that.
+        """
+        latest = max(self.tickets, key=lambda ticket: ticket.request.deadline)
+        within_s = latest.request.deadline - time.monotonic() + PATIENCE_S
+        no_word = latest.loop.call_later(within_s, latest.send, TooLate(HANGS))
         left = len(self.tickets)
-        while left:
-            ticket, item = await self.queue.get()
-            if isinstance(item, ApiError):
-                raise item
-            left -= item.event.finish_reason is not None
-            yield ticket, item
+        try:
+            while left:
+                ticket, item = await self.queue.get()
+                if isinstance(item, ApiError):
+                    raise item
+                left -= item.event.finish_reason is not None
+                yield ticket, item
+        finally:
+            no_word.cancel()
 
 
 # @learn:production.backpressure
@@ -111,7 +122,7 @@ class DrainRate:
     WINDOW_S = 30.0
     LONGEST_S = 60
 
-    def __init__(self, places: int = 48) -> None:
+    def __init__(self, places: int) -> None:
         """`places`: how many answers may be written or wait at once."""
         self.places = places
         self.ends: deque[float] = deque()
@@ -149,7 +160,7 @@ class EngineThread:
         self.letters: Letters = []  # what the event loop has still to be told
         self.counts = dict.fromkeys(("finished", "cancelled", "failed", "refused"), 0)
         self.tokens = {"prompt": 0, "generated": 0}
-        self.rate = DrainRate()
+        self.rate = DrainRate(plan.rows + waiting_limit)
         self.stepped_at = time.monotonic()  # end of the last step, or of the last rest
         self.dying = False  # the thread has left its loop and only says goodbye
         self.stop_at: float | None = None  # time.monotonic() after which nothing runs any more
@@ -282,6 +293,7 @@ class EngineThread:
                 if isinstance(item, Ended):
                     self.open.pop(item.request)
                     self.counts["cancelled" if item.why == "cancelled" else "failed"] += 1
+                    self.rate.ended(now)
                     letter = self._why(item.why)
                 else:
                     letter = item

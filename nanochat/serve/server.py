@@ -7,6 +7,8 @@ Not covered: who opens a connection and sends no request at all; a proxy in fron
 import asyncio
 import errno
 import json
+import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -101,7 +103,7 @@ class ChatServer(uvicorn.Server):
             http=Protocol,
             log_config=None,  # the log is ours (nanochat/observe/logs.py)
             access_log=False,
-            timeout_graceful_shutdown=2,  # for the last bytes; the answers have ended before
+            timeout_graceful_shutdown=1,  # for the last bytes; the answers have ended before
             lifespan="on",
         )
         super().__init__(quiet)
@@ -142,3 +144,6 @@ def serve(app: FastAPI, bound: socket.socket, on_ready: Callable[[], None]) -> N
         raise unusable(host, port, error) from None
     with suppress(KeyboardInterrupt):
         ChatServer(app, on_ready).run(sockets=[bound])
+    if app.state.thread.alive():  # a step that does not end: Python would break off in its middle
+        logging.shutdown()
+        os._exit(0)

@@ -58,7 +58,7 @@ class ServeSettings:
     dtype: str = "auto"
     """Number format of the activations: auto, fp32, bf16 or fp16."""
     kernel: str = "auto"
-    """Who computes a decode step: c (fp32 on a processor, needs a C compiler), torch, or auto."""
+    """Who reads and writes: c (fp32 on a processor, needs a C compiler), torch, or auto."""
     temperature: float = 0.6
     """Used when a request names none: 0 always takes the likeliest token, 1 samples as learned."""
     top_k: int = 50
@@ -96,7 +96,8 @@ class ServeSettings:
     stuck_s: float = 60.0
     """/livez says 503 when the engine has had work for so long and finished no step, seconds."""
     drain_s: float = 5.0
-    """How long answers in progress may go on after Ctrl-C or SIGTERM, seconds."""
+    """How long answers in progress may go on after Ctrl-C or SIGTERM, seconds; what else there is to
+    do then takes 4 s at most."""
     api_keys_file: str | None = None
     """File with one `name sha256-of-key` a line (`nanochat api-key` makes them); none: no keys."""
     requests_per_minute: float = 0.0
