@@ -144,13 +144,13 @@ def test_an_answer_past_its_deadline_is_one_504_or_one_error_event():
 
 
 def test_retry_after_follows_the_measured_rate_and_promises_each_a_place():
-    rate = DrainRate()
+    rate = DrainRate(48)
     assert rate.retry_after_s(0.0) == 1  # nothing is known yet
-    rate = DrainRate()
+    rate = DrainRate(48)
     for i in range(21):
         rate.ended(i * 0.5)  # two a second
     assert [rate.retry_after_s(10.0) for _ in range(6)] == [1, 1, 2, 2, 3, 3]
-    slow = DrainRate()
+    slow = DrainRate(48)
     slow.ended(0.0)
     slow.ended(10.0)
     assert slow.retry_after_s(10.0) == 5

@@ -96,8 +96,8 @@ class ServeSettings:
     stuck_s: float = 60.0
     """/livez says 503 when the engine has had work for so long and finished no step, seconds."""
     drain_s: float = 5.0
-    """How long answers in progress may go on after Ctrl-C or SIGTERM, seconds; what else there is to
-    do then takes 4 s at most."""
+    """How long answers in progress may go on after Ctrl-C or SIGTERM, seconds; whatever else there
+    is to do then takes 4 s at most."""
     api_keys_file: str | None = None
     """File with one `name sha256-of-key` a line (`nanochat api-key` makes them); none: no keys."""
     requests_per_minute: float = 0.0
