@@ -72,6 +72,11 @@ MARKDOWN_CASES = [
     ("> a\n> > b", "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote>"),
     ("---\n* * *", "<hr><hr>"),
     ("-5 is less", "<p>-5 is less</p>"),
+    ("| a | b |", "<p>| a | b |</p>"),
+    ("a | b\n--|--|--\n1 | 2", "<p>a | b<br>--|--|--<br>1 | 2</p>"),
+    ("|" * 60 + "\n" + "|-" * 60 + "|", "<p>" + "|" * 60 + "<br>" + "|-" * 60 + "|</p>"),
+    ("### Three\n# One\n#### Four", "<h3>Three</h3><h3>One</h3><h4>Four</h4>"),
+    ("x [1] [2, 3]", "<p>x [1] [2, 3]</p>"),
     ("<b>x</b> &amp;", "<p>&lt;b&gt;x&lt;/b&gt; &amp;amp;</p>"),
     ("[x](javascript:a)", "<p>[x](javascript:a)</p>"),
     ("[x](JaVaScRiPt:a) [y](/p) [z](//h)", "<p>[x](JaVaScRiPt:a) [y](/p) [z](//h)</p>"),
@@ -99,6 +104,18 @@ def test_markdown_becomes_these_nodes(markdown, text, html):
     assert markdown(text) == html
 
 
+def test_a_table_has_a_head_sides_and_as_many_cells_in_each_row(markdown):
+    html = markdown("So:\n| *a* | b \\| c |\n|:-:|--:|\n| 1 |\n| <b> | [2] | 3 |\nafter")
+    assert html == (
+        '<p>So:</p><div class="table" tabindex="0" role="group" aria-label="Table"><table><thead>'
+        '<tr><th class="center" scope="col"><em>a</em></th>'
+        '<th class="right" scope="col">b | c</th></tr></thead><tbody>'
+        '<tr><td class="center">1</td><td class="right"></td></tr>'
+        '<tr><td class="center">&lt;b&gt;</td><td class="right">[2]</td></tr>'
+        "</tbody></table></div><p>after</p>"
+    )
+
+
 def test_links_open_elsewhere_and_tell_nothing(markdown):
     rel = 'target="_blank" rel="noopener noreferrer nofollow"'
     assert markdown("[a](https://x.org/)") == f'<p><a href="https://x.org/" {rel}>a</a></p>'
@@ -115,7 +132,8 @@ def test_code_is_shown_as_it_is_even_before_it_ends(markdown):
 
 
 @pytest.mark.parametrize(
-    "piece", ["*", "**a ", "_", "`", "[", "![", "> ", "- ", "1. ", "~~x", "\\"]
+    "piece",
+    ["*", "**a ", "_", "`", "[", "![", "> ", "- ", "1. ", "~~x", "\\", "|", "[1,"],
 )
 def test_a_long_run_of_marks_is_drawn_and_loses_no_character(markdown, piece):
     text = "x " + piece * 4000

@@ -1,6 +1,7 @@
 // One answer from request to last token: keeps the message up to date and tells who shows it.
 // Several chats may answer at once; each has its own way to be stopped.
 // Read: start -> apply -> stop.
+import { readSources } from "./sources.js";
 import { newId, promptOf } from "./store.js";
 import { ask, ServerError } from "./stream.js";
 
@@ -53,6 +54,7 @@ export function apply(message, chunk, ids) {
   for (const result of delta.tool_results ?? []) {
     message.parts.push({ type: "python_output", text: result.content });
   }
+  if (delta.sources) message.sources = readSources(delta.sources, message.sources);
   if (chunk.usage) {
     message.stats = {
       tokens: chunk.usage.completion_tokens,

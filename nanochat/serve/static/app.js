@@ -133,7 +133,7 @@ function answer() {
       showMemoryLine();
     }
     showFrame();
-    announce(message.state === "failed" ? "" : store.textOf(message) || "The answer is empty.");
+    announce(message.state === "failed" ? "" : spoken(message));
   };
   here.updated = Date.now();
   history.replaceState(null, "", `#${here.id}`);
@@ -141,6 +141,13 @@ function answer() {
   save(here);
   showFrame();
   announce("The model is answering.");
+}
+
+/** What a screen reader says when an answer is complete. */
+function spoken(message) {
+  const count = message.sources?.length ?? 0;
+  const sources = count ? ` ${count === 1 ? "1 source is" : `${count} sources are`} listed below.` : "";
+  return (store.textOf(message) || "The answer is empty.") + sources;
 }
 
 function addAnswer(message) {
@@ -217,6 +224,8 @@ const actions = {
   },
 };
 
+let dropBranchNote = () => {}; // its Undo is of no use in another chat
+
 /** Begin a new branch before message `at`, change it, ask again; the old one can be had back. */
 function restartAt(at, change) {
   if (at < 0) return;
@@ -234,12 +243,13 @@ function restartAt(at, change) {
     answer();
     if (!later) return;
     const undo = () => here === chat && actions.branch(at, before);
-    toast("The turns after this one are on another branch.", { label: "Undo", run: undo });
+    dropBranchNote = toast("The turns after this one are on another branch.", { label: "Undo", run: undo });
   };
   go();
 }
 
 function open(which) {
+  dropBranchNote();
   chat = which;
   history.replaceState(null, "", which.messages.length ? `#${which.id}` : location.pathname);
   const narrow = isSlidOpen();
@@ -286,12 +296,12 @@ function promptKeys(event) {
 function pageKeys(event) {
   const control = event.ctrlKey || event.metaKey;
   const typing = event.target.matches?.("input, textarea, select");
-  const open = document.querySelector("dialog[open]");
+  const open = document.querySelector("dialog[open], :popover-open"); // Escape closes that first
   const key = event.key.toLowerCase();
   let run = null;
   if (control && event.shiftKey && key === "o") run = actions.newChat;
   else if (control && key === ",") run = openSettings;
-  else if (event.key === "Escape" && isSlidOpen()) run = () => slide(false);
+  else if (event.key === "Escape" && !open && isSlidOpen()) run = () => slide(false);
   else if (event.key === "Escape" && !open && isRunning(chat.id)) run = () => stop(chat.id);
   else if (control && !event.shiftKey && key === "k") run = () => (slide(true, false), $("search").focus());
   else if (!typing && !control && event.key === "?") run = openHelp;

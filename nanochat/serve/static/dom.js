@@ -22,7 +22,7 @@ export function iconButton(name, label, onclick, props = {}) {
   return h("button.icon-button", { type: "button", title: label, "aria-label": label, onclick, ...props }, icon(name, 18));
 }
 
-/** A short note at the bottom; `action` is {label, run}, for example Undo. */
+/** A short note at the bottom; `action` is {label, run}, for example Undo. Returns how to remove it. */
 export function toast(text, action) {
   const note = h("div.toast", {}, h("span", {}, text));
   const remove = () => note.remove();
@@ -32,6 +32,7 @@ export function toast(text, action) {
   }
   $("toasts").replaceChildren(note);
   setTimeout(remove, action ? 8000 : 4000);
+  return remove;
 }
 
 /** Say something to a screen reader only. */

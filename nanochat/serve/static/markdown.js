@@ -2,19 +2,22 @@
 // is ever built from it, and the server's policy makes the browser refuse to parse any.
 //
 // Read: parseBlocks -> parseInline -> toDom.
-// Blocks: headings, fenced code, lists, quotes, rules, paragraphs. Inline: code, bold, italic, struck
-// out, links, bare addresses. Unlike CommonMark a * inside a word is a star, because 2*3*4 is a sum;
-// a single line break is kept; a picture becomes a link, so nothing is loaded from elsewhere.
-// Not covered: tables, footnotes, raw HTML (it shows as the text it is).
+// Blocks: headings, fenced code, tables, lists, quotes, rules, paragraphs. Inline: code, bold, italic,
+// struck out, links, bare addresses, citations such as [1]. Unlike CommonMark a * inside a word is a
+// star, because 2*3*4 is a sum; a single line break is kept; a picture becomes a link, so nothing is
+// loaded from elsewhere.
+// Not covered: footnotes, raw HTML (it shows as the text it is).
 import { copyButton, h } from "./dom.js";
 
 const MAX_DEPTH = 8; // quotes in lists in quotes ... deeper ones are shown as text
+const MAX_COLUMNS = 50; // a short row gets all the cells of the first: rows x columns, from few letters
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})[ \t]*([\w+#.-]*)[^`]*$/;
 const HEADING = /^ {0,3}(#{1,6})[ \t]+(.*?)[ \t]*#*$/;
 const RULE = /^ {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$/;
 const QUOTE = /^ {0,3}>[ \t]?/;
 const ITEM = /^( {0,3})([-*]|\d{1,9}[.)])([ \t]+)(?=\S)/;
+const DIVIDER = /^\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t]*:?-+:?[ \t]*)*\|?$/;
 
 export function parseBlocks(text, depth = 0) {
   const lines = text.replace(/\r\n?/g, "\n").split("\n");
@@ -34,6 +37,7 @@ export function parseBlocks(text, depth = 0) {
       at += 1;
     } else if (QUOTE.test(line) && depth < MAX_DEPTH) at = takeQuote(lines, at, blocks, depth);
     else if (ITEM.test(line) && depth < MAX_DEPTH) at = takeList(lines, at, blocks, depth);
+    else if (startsTable(lines, at)) at = takeTable(lines, at, blocks);
     else at = takeParagraph(lines, at, blocks, depth);
   }
   return blocks;
@@ -79,11 +83,38 @@ function takeList(lines, at, blocks, depth) {
   return at;
 }
 
+/** A line of cells above a line such as |---|:-:| with as many. */
+function startsTable(lines, at) {
+  if (!lines[at].includes("|") || !DIVIDER.test((lines[at + 1] ?? "").trim())) return false;
+  const columns = cellsOf(lines[at]).length;
+  return columns <= MAX_COLUMNS && columns === cellsOf(lines[at + 1]).length;
+}
+
+function takeTable(lines, at, blocks) {
+  const head = cellsOf(lines[at]);
+  const sides = cellsOf(lines[at + 1]).map((mark) =>
+    mark.endsWith(":") ? (mark.startsWith(":") ? "center" : "right") : "left",
+  );
+  const rows = [];
+  for (at += 2; at < lines.length && lines[at].includes("|"); at += 1) {
+    const cells = cellsOf(lines[at]);
+    rows.push(head.map((_, n) => parseInline(cells[n] ?? "")));
+  }
+  blocks.push({ type: "table", sides, head: head.map((cell) => parseInline(cell)), rows });
+  return at;
+}
+
+/** "| a | b \\| c |" -> ["a", "b | c"] */
+function cellsOf(line) {
+  const inside = line.trim().replace(/^\|/, "").replace(/(?<!\\)\|$/, "");
+  return inside.split(/(?<!\\)\|/).map((cell) => cell.trim().replaceAll("\\|", "|"));
+}
+
 function takeParagraph(lines, at, blocks, depth) {
   const body = [lines[at]];
   for (at += 1; at < lines.length && lines[at].trim(); at += 1) {
     const line = lines[at];
-    if (FENCE.test(line) || HEADING.test(line) || RULE.test(line)) break;
+    if (FENCE.test(line) || HEADING.test(line) || RULE.test(line) || startsTable(lines, at)) break;
     if (depth < MAX_DEPTH && (QUOTE.test(line) || ITEM.test(line))) break;
     body.push(line);
   }
@@ -100,6 +131,7 @@ const EMPHASIS = [
 ];
 const LINK = /!?\[([^[\]\n]{1,500})\]\(<?([^()<>\s]{1,2000})>?(?:[ \t]+"[^"\n]{0,500}")?\)/y;
 const ADDRESS = /https?:\/\/[^\s<>"'`]{1,2000}/y;
+const CITATION = /\[(\d{1,3}(?:[ \t]*,[ \t]*\d{1,3}){0,20})\]/y;
 const WORD = /[\p{L}\p{N}]/u;
 
 /** Inline text -> [string | {type, ...}, ...]. */
@@ -120,7 +152,7 @@ export function parseInline(text, depth = 0) {
       c === "\n" ? [{ type: "break" }, 1]
       : c === "\\" ? escaped(text, at)
       : c === "`" ? code(text, at, hopeless)
-      : c === "[" || c === "!" ? link(text, at, depth)
+      : c === "[" || c === "!" ? link(text, at, depth) ?? cited(text, at)
       : c === "h" ? address(text, at)
       : "*_~".includes(c) && depth < MAX_DEPTH ? emphasis(text, at, depth, hopeless)
       : null;
@@ -166,6 +198,13 @@ function link(text, at, depth) {
   if (!href) return null;
   const inline = depth < MAX_DEPTH ? parseInline(match[1], MAX_DEPTH) : [match[1]];
   return [{ type: "link", href, inline }, match[0].length];
+}
+
+/** [1] or [1, 2]: links to sources, where the answer has such sources. */
+function cited(text, at) {
+  CITATION.lastIndex = at;
+  const match = CITATION.exec(text);
+  return match && [{ type: "cite", text: match[0], ids: match[1].split(",").map(Number) }, match[0].length];
 }
 
 function address(text, at) {
@@ -220,39 +259,60 @@ function closing(text, start, mark) {
   return -1;
 }
 
+const HEADINGS_BEGIN = 3; // the name of who speaks is a heading of level 2
 const TAGS = { strong: "strong", em: "em", del: "del" };
 
-/** The tree as nodes, ready to append. */
-export function toDom(blocks) {
+/** The tree as nodes, ready to append. `cite(id)` gives the link of a citation, or null. */
+export function toDom(blocks, cite) {
+  let above = HEADINGS_BEGIN - 1;
   return blocks.map((block) => {
     if (block.type === "code") return codeBlock(block);
+    if (block.type === "table") return table(block, cite);
     if (block.type === "rule") return h("hr");
-    if (block.type === "quote") return h("blockquote", {}, ...toDom(block.blocks));
+    if (block.type === "quote") return h("blockquote", {}, ...toDom(block.blocks, cite));
     if (block.type === "heading") {
-      return h(`h${Math.min(6, block.level + 2)}`, {}, ...inlineToDom(block.inline));
+      above = Math.min(above + 1, 6, block.level + HEADINGS_BEGIN - 1); // no level is left out
+      return h(`h${above}`, {}, ...inlineToDom(block.inline, cite));
     }
-    if (block.type === "paragraph") return h("p", {}, ...inlineToDom(block.inline));
-    const items = block.items.map((item) => h("li", {}, ...tight(item)));
+    if (block.type === "paragraph") return h("p", {}, ...inlineToDom(block.inline, cite));
+    const items = block.items.map((item) => h("li", {}, ...tight(item, cite)));
     return block.ordered ? h("ol", { start: block.start }, ...items) : h("ul", {}, ...items);
   });
 }
 
 /** An item that begins with one paragraph shows it without the paragraph's margins. */
-function tight(blocks) {
+function tight(blocks, cite) {
   const [first, ...rest] = blocks;
-  if (first?.type !== "paragraph") return toDom(blocks);
-  return [...inlineToDom(first.inline), ...toDom(rest)];
+  if (first?.type !== "paragraph") return toDom(blocks, cite);
+  return [...inlineToDom(first.inline, cite), ...toDom(rest, cite)];
 }
 
-function inlineToDom(inline) {
-  return inline.map((node) => {
+function inlineToDom(inline, cite) {
+  return inline.flatMap((node) => {
     if (typeof node === "string") return document.createTextNode(node);
     if (node.type === "break") return h("br");
     if (node.type === "code") return h("code", {}, node.text);
-    if (node.type !== "link") return h(TAGS[node.type], {}, ...inlineToDom(node.inline));
+    if (node.type === "cite") return citations(node, cite);
+    if (node.type !== "link") return h(TAGS[node.type], {}, ...inlineToDom(node.inline, cite));
     const props = { href: node.href, target: "_blank", rel: "noopener noreferrer nofollow" };
     return h("a", props, ...inlineToDom(node.inline));
   });
+}
+
+/** A link for each number that is a source; a number that is none stays the text it is. */
+function citations({ text, ids }, cite) {
+  const links = ids.map((id) => cite?.(id) ?? null);
+  if (!links.some(Boolean)) return document.createTextNode(text);
+  return links.map((link, n) => link ?? document.createTextNode(`[${ids[n]}]`));
+}
+
+function table({ sides, head, rows }, cite) {
+  const cell = (tag, inline, n, props) =>
+    h(`${tag}.${sides[n]}`, props, ...inlineToDom(inline, cite));
+  const top = h("tr", {}, ...head.map((inline, n) => cell("th", inline, n, { scope: "col" })));
+  const body = rows.map((row) => h("tr", {}, ...row.map((inline, n) => cell("td", inline, n))));
+  const whole = h("table", {}, h("thead", {}, top), h("tbody", {}, ...body));
+  return h("div.table", { tabIndex: 0, role: "group", "aria-label": "Table" }, whole);
 }
 
 function codeBlock({ language, text }) {
@@ -260,6 +320,6 @@ function codeBlock({ language, text }) {
   return h("div.code", {}, head, h("pre", { tabIndex: 0 }, h("code", {}, text)));
 }
 
-export function renderMarkdown(text) {
-  return toDom(parseBlocks(text));
+export function renderMarkdown(text, cite) {
+  return toDom(parseBlocks(text), cite);
 }

@@ -1,9 +1,10 @@
 // Messages as DOM nodes: the person's bubble with its editor, the model's answer with its calculator
-// cards, the line of numbers below it, and what is shown when something went wrong.
-// Read: MessageView -> userMessage / AnswerView -> toolCard -> statsLine.
+// cards and sources, the line of numbers below it, and what is shown when something went wrong.
+// Read: userMessage -> AnswerView -> toolCard -> statsLine.
 import { copyButton, h, iconButton } from "./dom.js";
 import { icon } from "./icons.js";
 import { renderMarkdown } from "./markdown.js";
+import { citation, readSources, sourceList } from "./sources.js";
 import { textOf } from "./store.js";
 
 const STOP_WORDS = {
@@ -34,8 +35,9 @@ export function userMessage(message, actions) {
   return { root, openEditor };
 }
 
+/** Who speaks, for those who hear the page: a heading, so that one can step from turn to turn. */
 function label(text) {
-  return h("span.hidden", {}, `${text}: `);
+  return h("h2.hidden", {}, `${text}: `);
 }
 
 function editorOf(text, cancel, save) {
@@ -68,9 +70,10 @@ export class AnswerView {
     this.actions = actions;
     this.shown = []; // [key, node] of each part, so that finished ones are not built again
     this.body = h("div.answer");
+    this.sources = h("div");
     this.foot = h("div.foot");
     const mark = h("img.avatar", { src: "/static/icon.svg", alt: "", width: 28, height: 28 });
-    const column = h("div.column", {}, label("nanochat"), this.body, this.foot);
+    const column = h("div.column", {}, label("nanochat"), this.body, this.sources, this.foot);
     this.root = h("div.message.assistant", { role: "listitem" }, mark, column);
     this.update();
   }
@@ -79,15 +82,17 @@ export class AnswerView {
     const { state } = this.message;
     this.root.classList.toggle("streaming", state === "streaming");
     this.root.setAttribute("aria-busy", String(state === "streaming"));
-    this.showParts();
+    const sources = readSources(this.message.sources); // the store may hold anything
+    this.showParts(sources);
+    this.showSources(sources);
     const empty = !this.message.parts.length;
     this.root.classList.toggle("waiting", state === "streaming" && empty);
     if (state === "streaming") this.foot.replaceChildren();
     else this.showFoot();
   }
 
-  showParts() {
-    const wanted = cardsOf(this.message.parts);
+  showParts(sources) {
+    const wanted = cardsOf(this.message, sources);
     wanted.forEach(({ key, build }, n) => {
       if (this.shown[n]?.key === key) return;
       const node = build();
@@ -96,6 +101,13 @@ export class AnswerView {
       this.shown[n] = { key, node };
     });
     for (const { node } of this.shown.splice(wanted.length)) node.remove();
+  }
+
+  showSources(sources) {
+    const key = JSON.stringify(sources);
+    if (this.sourcesShown === key) return; // a list that was opened stays open
+    this.sourcesShown = key;
+    this.sources.replaceChildren(...(sources.length ? [sourceList(this.message, sources)] : []));
   }
 
   showFoot() {
@@ -115,13 +127,16 @@ export class AnswerView {
 }
 
 /** Parts -> what to show: text as Markdown, a call with its result as one card. */
-function cardsOf(parts) {
+function cardsOf(message, sources) {
+  const { parts } = message;
   const cards = [];
+  const cite = (id) => citation(message, sources, id);
+  const cited = sources.map(({ id, title }) => `${id} ${title}`).join();
   parts.forEach((part, n) => {
     if (part.type === "text") {
       if (!part.text.trim()) return;
-      const build = () => h("div.text", {}, ...renderMarkdown(part.text));
-      cards.push({ key: `text ${part.text}`, build });
+      const build = () => h("div.text", {}, ...renderMarkdown(part.text, cite));
+      cards.push({ key: `text ${cited} ${part.text}`, build });
     } else if (part.type === "python") {
       const next = parts[n + 1];
       const result = next?.type === "python_output" ? next.text : null;
@@ -205,5 +220,5 @@ export function branchLine({ count, at }, go) {
 /** The line above the first message that the model still read. */
 export function memoryLine(context) {
   const text = `The model no longer sees what is above: its context is ${context.toLocaleString("en")} tokens`;
-  return h("div.memory-line", { role: "separator" }, h("span", {}, text));
+  return h("div.memory-line", { role: "listitem" }, h("span", {}, text));
 }

@@ -3,8 +3,9 @@
 //
 // A chat: {id, title, named, created, updated, messages}
 // A message: {id, role: "user", text}
-//          | {id, role: "assistant", parts: [{type, text}], state, stats, error}
+//          | {id, role: "assistant", parts: [{type, text}], sources, state, stats, error}
 //   part.type  text | python | python_output, as the server takes them
+//   sources    [{id, title, url, text}, ...], only where the answer came with some
 //   state      streaming | done | stopped | failed
 
 const CHAT = "nanochat:chat:";
@@ -189,7 +190,13 @@ export function chatToMarkdown(chat) {
       ({ type, text }) =>
         ({ text, python: `\`${text}\``, python_output: ` = \`${text}\`\n\n` })[type],
     );
-    return `**nanochat**\n\n${parts.join("")}`;
+    return `**nanochat**\n\n${parts.join("")}${sourcesToMarkdown(message.sources)}`;
   });
   return [`# ${chat.title}`, ...turns].join("\n\n") + "\n";
+}
+
+function sourcesToMarkdown(sources) {
+  if (!sources?.length) return "";
+  const lines = sources.map(({ id, title, url }) => `- [${id}] ${title}${url ? ` <${url}>` : ""}`);
+  return `\n\nSources:\n\n${lines.join("\n")}`;
 }

@@ -52,7 +52,8 @@ export function openHelp() {
       "p",
       {},
       "Chats are kept in this browser only; the server forgets each one when it has answered. ",
-      "Amber cards show what the model asked the calculator, and what the calculator said.",
+      "Amber cards show what the model asked the calculator, and what the calculator said. ",
+      "Where an answer has sources they are listed below it, and a [1] in its text leads to the first.",
     ),
   );
   dialog.onclick = (event) => event.target === dialog && dialog.close();
