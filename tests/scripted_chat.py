@@ -1,12 +1,13 @@
 """A model that knows a few answers by heart, so that tests of server and page know what to expect.
 
 Everything around it is real: the tokenizer, the engine with its cache and tool machine, the server.
-`python tests/scripted_chat.py --port 0` serves it. Used by test_chat_app.py and browser/.
-Read: SCRIPT -> ScriptedGPT.forward -> scripted_engine -> main.
+`python tests/scripted_chat.py --port 0` serves it, with the flags of `nanochat chat-web`; how slow
+it is stands in the file that PACE_FILE names. Used by test_chat_app.py and browser/.
+Read: SCRIPT -> ScriptedGPT.forward -> scripted_engine -> PacedGPT -> main.
 """
 
 import argparse
-import sys
+import os
 import threading
 import time
 from pathlib import Path
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from nanochat.chat_format import assistant_turn
+from nanochat.cli import parse
 from nanochat.engine import Engine
 from nanochat.gpt import GPTConfig
 from nanochat.kv_cache import CacheView
+from nanochat.observe.logs import start_logging
 from nanochat.serve.chat_app import create_app
 from nanochat.serve.server import address_of, open_socket, serve
 from nanochat.serve.settings import ServedModel, ServeSettings
@@ -154,10 +157,21 @@ def answers_to(question: str) -> list[str | list[Part]]:
     return [SCRIPT.get(question, f"You said: {question}")]
 
 
-def scripted_engine(context: int = 2048, delay_s: float = 0.0) -> Engine:
+class PacedGPT(ScriptedGPT):
+    """Takes the time for a step that a file says: a test in another process may write it."""
+
+    def forward(self, tokens: Tensor, cache: CacheView, last_only: bool) -> Tensor:
+        if "PACE_FILE" in os.environ:
+            self.delay_s = float(Path(os.environ["PACE_FILE"]).read_text())
+        return super().forward(tokens, cache, last_only)
+
+
+def scripted_engine(
+    context: int = 2048, delay_s: float = 0.0, kind: type[ScriptedGPT] = ScriptedGPT
+) -> Engine:
     texts = [str(answer) for answer in SCRIPT.values()] * 20
     tokenizer = Tokenizer.train(texts, 400)
-    return Engine(ScriptedGPT(tokenizer, context, delay_s), tokenizer)  # type: ignore[arg-type]
+    return Engine(kind(tokenizer, context, delay_s), tokenizer)  # type: ignore[arg-type]
 
 
 ABOUT = ServedModel(name="nanochat-scripted", parameters=3_145_728)
@@ -165,16 +179,15 @@ ABOUT = ServedModel(name="nanochat-scripted", parameters=3_145_728)
 
 def main() -> None:
     flags = argparse.ArgumentParser()
-    flags.add_argument("--port", type=int, default=0)
     flags.add_argument("--context", type=int, default=2048)
     flags.add_argument("--delay-s", type=float, default=0.0)
-    given = flags.parse_args()
-    settings = ServeSettings(port=given.port)
+    given, others = flags.parse_known_args()
+    settings = parse(ServeSettings, ["--port", "0", *others], "scripted_chat.py", __doc__)
     bound = open_socket(settings.host, settings.port)
-    app = create_app(settings, scripted_engine(given.context, given.delay_s), ABOUT)
+    start_logging(settings.log, settings.log_level)
+    app = create_app(settings, scripted_engine(given.context, given.delay_s, PacedGPT), ABOUT)
     serve(app, bound, lambda: print(address_of(bound), flush=True))
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     main()

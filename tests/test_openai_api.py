@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 from scripted_chat import ABOUT, SCRIPT, scripted_engine
-from served_chat import Served, serving
+from served_chat import SCRIPTED, Asked, serving, spawned
 from tiny_models import byte_tokenizer, lively_model
 
 from nanochat.engine import Engine
@@ -17,13 +17,18 @@ from nanochat.engine import Engine
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    with serving(scripted_engine()) as running:
-        yield running
+@pytest.fixture(scope="module", params=["thread", pytest.param("process", marks=pytest.mark.slow)])
+def served(request, tmp_path_factory) -> Iterator[Asked]:
+    """Quick to start in a thread; in the whole run also as a process of its own."""
+    if request.param == "thread":
+        with serving(scripted_engine()) as running:
+            yield running
+    else:
+        with spawned(tmp_path_factory.mktemp("base"), program=SCRIPTED) as running:
+            yield running
 
 
-def client_of(served: Served, key: str = "none") -> openai.OpenAI:
+def client_of(served: Asked, key: str = "none") -> openai.OpenAI:
     base = f"http://localhost:{served.address[1]}/v1"
     return openai.OpenAI(base_url=base, api_key=key, max_retries=0)
 
