@@ -71,6 +71,19 @@ def test_every_control_works_at_every_width(visit: Visit, size: str) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width, section
 
 
+def test_the_nudge_table_fits_a_phone_with_its_largest_numbers_too(visit: Visit) -> None:
+    visit.page.set_viewport_size({"width": 375, "height": 812})
+    page = visit.open()
+    page.click("#autograd [data-value=own]")
+    for expression in ("a*b+c", "a**4*b*b*c*9-c**4/0.001"):
+        page.fill("#own-expression", expression)
+        row = page.locator("#nudge tbody tr").first
+        row.wait_for()
+        wide = page.locator("#nudge .table-scroll").evaluate("e => [e.scrollWidth, e.clientWidth]")
+        assert wide[0] <= wide[1]
+    assert len(page.locator("#nudge tbody td").first.inner_text()) >= 8  # a large number was shown
+
+
 def test_the_badge_says_equal_because_it_compared(visit: Visit) -> None:
     page = visit.open()
     page.click("#verify")
