@@ -153,6 +153,57 @@ def test_the_scheduler_with_the_step_in_c_writes_what_the_plain_engine_writes_al
         assert answer.tokens == wanted
 
 
+class Told(Deaf):
+    """Remembers how much of its text came from the store of blocks, and how often it was paused."""
+
+    def __init__(self) -> None:
+        self.restored: list[int] = []
+        self.pauses = 0
+
+    def scheduled(self, cached_tokens: int = 0) -> None:
+        self.restored.append(cached_tokens)
+
+    def preempted(self) -> None:
+        self.pauses += 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_pauses_departures_and_beginnings_from_the_store_change_no_token_of_the_step_in_c(seed):
+    """The beginnings in common are longer than a ring, so what is restored begins in its middle."""
+    model, dice = lively_model(1.0, sequence_len=700, **SIZES), random.Random(seed)
+    alone, kernel = Engine(model, TOKENIZER), compiled_kernel(model, threads=2)
+    plan = SchedulerSettings(rows=4, read_tokens=48, blocks=60, turn_tokens=6)
+    quick = Scheduler(Engine(model, TOKENIZER, kernel), plan)
+    leads = [[dice.randrange(256) for _ in range(length)] for length in (301, 416, 530)]
+    waiting, asked = [], []
+    for i in range(24):
+        tail = [dice.randrange(256) for _ in range(dice.choice([1, 31, 70]))]
+        sampling = Sampling(dice.randrange(5, 40), dice.choice([0, 0.8]), dice.choice([0, 20]),
+                            seed=i)  # fmt: skip
+        waiting.append(Request(alone.answer(dice.choice(leads) + tail, sampling), Told()))
+        asked.append(waiting[-1])
+    gone = []
+    while waiting or not quick.idle:
+        for _ in range(min(dice.randrange(3), len(waiting))):
+            quick.submit(waiting.pop(0))
+        quick.step()
+        alive = [*quick.running, *quick.waiting]
+        if alive and dice.random() < 0.04:
+            gone.append(dice.choice(alive))
+            gone[-1].cancelled = True
+    assert quick.kv_usage() == 0 and quick.store.held == 0
+    for request in asked:
+        answer = request.answer
+        wanted = [event.token for event in alone.stream(answer.prompt, answer.sampling)]
+        assert answer.tokens == (wanted[: len(answer.tokens)] if request in gone else wanted)
+    told = [request.listener for request in asked]
+    assert len(gone) >= 3 and sum(each.pauses for each in told) >= 3
+    ring = min(quick.cache.slots)
+    again = [tokens for each in told for tokens in each.restored[:1] if tokens > ring]
+    assert len(again) >= 5, "begun from the store, past the end of a ring"
+
+
 WISHES = st.builds(
     Sampling,
     temperature=st.sampled_from([0, 0.3, 1.0, 2.5]),

@@ -178,22 +178,26 @@ def test_a_long_prompt_does_not_stop_the_others():
 
 def test_a_request_can_leave_while_it_waits_reads_writes_or_is_set_aside():
     engine = Engine(lively_model(1), TOKENIZER)
-    sampling = Sampling(max_tokens=200, temperature=1, top_k=0)
 
-    def fresh(length: int) -> Request:
-        return Request(engine.answer([BOS] + [9] * length, sampling), Diary())
+    def fresh(letter: int, length: int) -> Request:
+        sampling = Sampling(max_tokens=200, temperature=1, top_k=0)
+        return Request(engine.answer([BOS] + [letter] * length, sampling), Diary())
 
-    scheduler = Scheduler(engine, SchedulerSettings(rows=1, read_tokens=16, turn_tokens=3))
-    states = {"writing": fresh(3), "reading": fresh(100), "waiting": fresh(20)}
-    for request in states.values():
+    scheduler = Scheduler(engine, SchedulerSettings(rows=2, read_tokens=48, turn_tokens=3))
+    asked = aside, writing, reading, waiting = fresh(1, 40), fresh(2, 3), fresh(3, 150), fresh(4, 9)
+    for request in asked:
         scheduler.submit(request)
-    while not states["writing"].held and len(scheduler.waiting) != 2:
+    while aside.held is None:  # until it had its turn
         scheduler.step()
-    for request in states.values():
+    assert {*scheduler.waiting} == {waiting, aside} and waiting.began is None
+    assert aside.answer.tokens and len(aside.held) == scheduler.store.held == 1
+    assert scheduler.running == [writing] and writing.answer.tokens
+    assert scheduler.reading is reading and 0 < reading.read < len(reading.answer.prompt)
+    for request in asked:
         request.cancelled = True
     news = run(scheduler)
-    assert sorted(n.why for n in news) == ["cancelled"] * 3
-    assert all(r.listener.told[-1] == ("abort", "") for r in states.values())
+    assert len(news) == 4 and set(news) == {Ended(request, "cancelled") for request in asked}
+    assert all(r.listener.told[-1] == ("abort", "") for r in asked)
     check_empty(scheduler)
 
 
