@@ -107,6 +107,9 @@ def test_an_edited_turn_keeps_its_versions_through_a_reload(open_page):
     page.keyboard.press("Enter")
     answered(page)
     expect(page.locator(".branches")).to_have_text("2/2")
+    page.click("#new-chat")
+    expect(page.locator(".toast")).to_have_count(0)  # its Undo belongs to the other chat
+    page.click(".chat-row .open")
     page.get_by_label("Earlier version").click()
     expect(page.locator(".bubble")).to_have_text(["Hello", "Who are you?"])
     page.reload()
