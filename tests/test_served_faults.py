@@ -115,6 +115,9 @@ def test_scores_that_are_no_numbers_end_one_answer_and_its_neighbours_end_as_eve
             assert text_of(answer) == text_of(post(server, number)), "as if nothing had been"
         elif number % 2:
             assert answer.status_code == 500
+    page = server.client.get("/metrics").text
+    (corrupted,) = [row for row in page.splitlines() if row.startswith("nanochat_corrupted_req")]
+    assert float(corrupted.rsplit(" ", 1)[1]) == 1
 
 
 def test_a_step_that_breaks_ends_all_that_were_open_and_the_next_are_answered(faulty):

@@ -1,23 +1,15 @@
-"""What operators see of the real server: metrics that add up, traces, logs without secrets; and a
-full disk or a missing collector harms no request."""
+"""What operators see of the real server: metrics that add up, traces, logs without secrets. That a
+full disk or a missing collector harms no request is in test_served_faults.py."""
 
 import json
 import re
-import signal
-import subprocess
-import sys
 from contextlib import ExitStack
-from dataclasses import asdict
 
 import httpx
 import pytest
 from observed import Collector, samples
 from scripted_chat import scripted_engine
-from served_chat import serving
-from tiny_models import byte_tokenizer, lively_model
-
-from nanochat.checkpoint import save_checkpoint
-from nanochat.paths import checkpoints_dir, tokenizer_dir
+from served_chat import save_tiny_model, serving, spawned
 
 SECRET = "the password is swordfish"
 
@@ -89,48 +81,15 @@ def test_every_answer_of_the_server_names_its_request():
         assert "x-request-id" in refused.headers
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """`nanochat chat-web` with a small random model, as a list of words."""
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
-    model, tokenizer = lively_model(sharpness=1.0), byte_tokenizer()
-    meta = {"model": asdict(model.config), "tokenizer": tokenizer.fingerprint()}
-    tokenizer.save(tokenizer_dir())
-    save_checkpoint(checkpoints_dir("sft", "d3"), 1, model.state_dict(), {}, meta)
-    return [sys.executable, "-m", "scripts.chat_web", "--port", "0"]
-
-
-def ask_three_times(command: list[str]) -> tuple[dict[str, float], str, int]:
-    """(metrics, what went to stderr, exit code) of a real server that answers three requests."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
-    )
-    assert process.stdout and process.stderr
-    address = re.search(r"http://\S+", process.stdout.readline())
-    assert address, process.stderr.read()
-    body = {"messages": [{"role": "user", "content": SECRET}], "seed": 7, "max_tokens": 8}
-    with httpx.Client(base_url=address[0], timeout=300) as client:
+@pytest.mark.slow
+def test_the_log_of_the_server_is_json_and_holds_no_prompt(tmp_path):
+    save_tiny_model(tmp_path)
+    with spawned(tmp_path) as server:
         for _ in range(3):
-            assert client.post("/chat/completions", json=body).status_code == 200
-        seen = metrics(client)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=300)
-    return seen, errors, process.returncode
-
-
-@pytest.mark.slow
-def test_a_full_disk_and_a_missing_collector_harm_no_request(command):
-    flags = ["--log", "/dev/full", "--otlp-endpoint", "http://127.0.0.1:9"]
-    seen, errors, code = ask_three_times([*command, *flags])
-    assert code == 0 and "Traceback" not in errors
-    assert seen["http_requests_total"] == 3 and seen["request_success_total"] == 3
-    assert seen["log_lines_lost_total"] >= 1 and seen["spans_sent_total"] == 0
-
-
-@pytest.mark.slow
-def test_the_log_of_the_server_is_json_and_holds_no_prompt(command):
-    seen, errors, code = ask_three_times([*command, "--log", "stderr"])
-    assert code == 0 and seen["log_lines_lost_total"] == 0
+            assert server.ask(SECRET, seed=7, max_tokens=8).status_code == 200
+        assert metrics(server.client)["log_lines_lost_total"] == 0
+        assert server.stop() == 0
+    errors = server.log.read_text()
     lines = [json.loads(line) for line in errors.splitlines()]
     asked = [line for line in lines if line.get("route") == "/chat/completions"]
     assert len(asked) == 3 and len({line["request_id"] for line in asked}) == 3
