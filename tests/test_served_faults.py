@@ -248,6 +248,7 @@ def test_sigterm_ends_each_stream_once_within_9_s_though_the_collector_hangs(bas
         faulty = stack.enter_context(started(base, "--otlp-endpoint", where))
         pool = stack.enter_context(ThreadPoolExecutor(CROWD))
         server = faulty.server
+        assert server.ask(PROMPT, max_tokens=3).status_code == 200
         faulty.plan("slow 0.1")  # 200 tokens take 20 s, and the server waits 5
         asked = crowd(server, pool, max_tokens=200)
         wait_for_open(server, CROWD)
