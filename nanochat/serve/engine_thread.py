@@ -259,6 +259,7 @@ class EngineThread:
                 self.stepped_at = time.monotonic()
         finally:  # also when the thread is torn down: nobody may wait for ever
             self.dying = True
+            self.scheduler.abandon()
             self._end_all(self.open)
 
     def _admit(self) -> bool:

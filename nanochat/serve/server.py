@@ -67,8 +67,29 @@ def address_of(bound: socket.socket) -> str:
 
 
 class Protocol(H11Protocol):
-    """uvicorn's HTTP, which also refuses in the API's shape what is none, and doesn't let a client
-    that was answered send its body for ever."""
+    """uvicorn's HTTP, which also refuses in the API's shape what is none, and hangs up on a client
+    that sends its body for ever after it was answered, or that does not take its answer."""
+
+    cut_off: asyncio.TimerHandle | None = None  # runs while the client takes nothing
+
+    def pause_writing(self) -> None:
+        """Called when the client has left 64 kB lying; closing politely would wait for it too."""
+        super().pause_writing()
+        settings = self.config.app.state.settings  # type: ignore[union-attr]
+        patience_s = getattr(settings, "slow_reader_s", LINGER_S)
+        self.cut_off = self.loop.call_later(patience_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._spare()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._spare()
+
+    def _spare(self) -> None:
+        if self.cut_off is not None:
+            self.cut_off.cancel()
 
     def send_400_response(self, msg: str) -> None:
         """Called for bytes that the app never gets to see, whatever uvicorn's `msg` says."""

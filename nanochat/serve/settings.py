@@ -92,7 +92,7 @@ class ServeSettings:
     deadline_s: float = 120.0
     """Longest time from a request's arrival to its last token, seconds."""
     slow_reader_s: float = 30.0
-    """How much longer a client may take to read an answer that is complete, seconds."""
+    """How long a client may leave its answer lying, and how much longer it may read, seconds."""
     stuck_s: float = 60.0
     """/livez says 503 when the engine has had work for so long and finished no step, seconds."""
     drain_s: float = 5.0
