@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.serve.settings import RANGES, BadSettings, ServeSettings
+from nanochat.serve.settings import RANGES, BadSetting, ServeSettings
 from scripts import chat_web
 
 NUMBERS = [f.name for f in dataclasses.fields(ServeSettings) if f.type in (int, float)]
@@ -43,7 +43,7 @@ def test_a_number_out_of_its_range_is_refused_in_a_sentence_with_what_was_seen(n
     else:
         below = st.floats(max_value=least, exclude_max=True)
         value = data.draw(below | st.floats(min_value=most, exclude_min=True) | st.just(math.nan))
-    with pytest.raises(BadSettings) as refused:
+    with pytest.raises(BadSetting) as refused:
         ServeSettings(**{name: value})
     sentence = str(refused.value)
     assert sentence.startswith(f"--{name.replace('_', '-')} is {value!r:.80}: it must be from ")
@@ -67,7 +67,7 @@ def test_a_number_out_of_its_range_is_refused_in_a_sentence_with_what_was_seen(n
     ],
 )
 def test_other_values_that_could_not_work_are_refused_by_name(changes):
-    with pytest.raises(BadSettings, match=f"--{next(iter(changes)).replace('_', '-')} is "):
+    with pytest.raises(BadSetting, match=f"--{next(iter(changes)).replace('_', '-')} is "):
         ServeSettings(**changes)
 
 
@@ -87,5 +87,5 @@ def test_a_bad_flag_is_refused_before_a_door_is_opened_or_a_model_loaded(flags, 
         raise AssertionError("a bad setting came this far")
 
     monkeypatch.setattr(chat_web, "open_socket", too_far)
-    with pytest.raises(BadSettings, match=flags.split()[0]):
+    with pytest.raises(BadSetting, match=flags.split()[0]):
         chat_web.main(flags.split())

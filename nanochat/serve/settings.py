@@ -37,7 +37,7 @@ SITE = re.compile("https?://[^/]+/?")
 HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 
 
-class BadSettings(UserError):
+class BadSetting(UserError):
     """A flag of the server has a value it can't have."""
 
 
@@ -120,7 +120,7 @@ class ServeSettings:
     """Price of this machine: with it /metrics and the log say what serving costs, dollars."""
 
     def __post_init__(self) -> None:
-        """Before anything is loaded. Raises BadSettings for the first that can't be."""
+        """Before anything is loaded. Raises BadSetting for the first that can't be."""
         for name, (least, most) in RANGES.items():
             value = getattr(self, name)
             if not least <= value <= most:  # NaN is in no range
@@ -142,8 +142,8 @@ class ServeSettings:
                 "max_tokens", f"it must be at most --max-tokens-limit, {self.max_tokens_limit}"
             )
 
-    def _bad(self, name: str, remedy: str) -> BadSettings:
-        return BadSettings(f"--{name.replace('_', '-')} is {getattr(self, name)!r:.80}: {remedy}")
+    def _bad(self, name: str, remedy: str) -> BadSetting:
+        return BadSetting(f"--{name.replace('_', '-')} is {getattr(self, name)!r:.80}: {remedy}")
 
 
 @dataclass(frozen=True)
