@@ -17,7 +17,7 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,14 +160,20 @@ def try_attack(attack: Attack, bait: Scene, tier: Tier) -> Finding:
         free = outside(program_of(attack.again, bait), bait)
     look = attack.reached_outside or attack.reached
     control = free.ended == "timed out" if attack.endless else look(bait, free)
-    for process in bait.survivors():
-        process.kill()
+    end_all(bait.survivors())
     detail = f"inside it {inside.ended}"
     if inside.stderr.strip():
         detail += f": {inside.stderr.strip().splitlines()[-1][:120]}"
     if not control and attack.machine_may_refuse:
         control, detail = True, f"{detail}; this machine refuses it outside a box too"
     return Finding(attack.number, attack.title, not got_out, control, detail)
+
+
+def end_all(processes: Iterable[psutil.Process]) -> None:
+    """Kill them; one that has ended by itself meanwhile is fine."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def program_of(code: str, bait: Scene) -> str:

@@ -5,7 +5,10 @@ The filter's decisions are compared with an interpreter of the kernel's filter l
 
 import os
 import platform
+import signal
 import struct
+import subprocess
+import sys
 import threading
 
 import psutil
@@ -25,7 +28,7 @@ from nanochat.execution import (
     whole_characters,
     why_not,
 )
-from nanochat.execution_attacks import load_attacks, scene, try_attack
+from nanochat.execution_attacks import end_all, load_attacks, scene, try_attack
 from nanochat.execution_boxes import TIERS, start_box
 from nanochat.execution_seccomp import ALLOW, KILL_PROCESS, MACHINES, NOT_THERE, REFUSE, program
 
@@ -204,6 +207,16 @@ def test_when_run_returns_nothing_that_it_started_is_left(end):
         code = f"NAME = {name.encode()!r}\n{DAEMON.format(end=end)}"
         run(code, Limits(wall_s=0.6), tier="bubblewrap")
         assert name not in {process.info["name"] for process in psutil.process_iter(["name"])}
+
+
+def test_who_has_ended_before_it_is_killed_disturbs_nobody():
+    ended, living = (subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+                     for _ in range(2))  # fmt: skip
+    seen = [psutil.Process(ended.pid), psutil.Process(living.pid)]
+    ended.communicate()
+    end_all(seen)
+    assert living.wait(30) == -signal.SIGKILL
+    living.communicate()
 
 
 @pytest.mark.slow
