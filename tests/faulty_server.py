@@ -5,8 +5,8 @@ the plan, such as `nan 8`: when 8 answers are open, all rows write and the other
 scores are no numbers. Until then whoever is in the middle of an answer is held there, so what a
 fault meets does not depend on how fast the machine is. A plan is carried out once, and then told
 in a line on stdout. Plans: nan, raise, kill (each with a number of answers), `leave ANSWERS GOING`
-(holds one while its prompt is read, until so many were left by their clients), `hold`, and
-`slow SECONDS` for each step. Everything else is the real server.
+(holds one while its prompt is read, says `reads`, until so many were left by their clients),
+`hold`, and `slow SECONDS` for each step. Everything else is the real server.
 Used by test_served_faults.py. Read: Faults.step -> let -> scores -> main.
 """
 
@@ -32,6 +32,7 @@ class Faults:
     def __init__(self, plan: Path) -> None:
         self.plan = plan
         self.due = ""  # what happens to the next scores
+        self.told = False  # that a prompt is held in the middle
         self.step_of, self.scores_of = Scheduler.step, nanochat.scheduler.next_scores
 
     def put_in(self) -> None:
@@ -81,9 +82,13 @@ class Faults:
             return not scheduler.running
         if reading is None or not 0 < reading.read < len(reading.tokens):
             return True
+        if not self.told:  # now the clients may leave: before, a step would drop them too early
+            print("reads", flush=True)
+            self.told = True
         gone = [request for request in open_now if request.cancelled]
         if len(gone) < going:
             return False
+        self.told = False
         states = {id(request): "decode" for request in scheduler.running}
         states |= {id(request): "queue" for request in scheduler.waiting} | {id(reading): "prefill"}
         self.done("left " + " ".join(states[id(request)] for request in gone))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -247,9 +248,21 @@ def test_a_full_queue_answers_503_with_retry_after_and_recovers():
             third = served.ask("Hello")
             assert third.status_code == 503 and int(third.headers["retry-after"]) >= 1
             assert third.json()["error"]["code"] == "queue_full"
+            assert "queue_full" in answer_to_a_head(served), "before a body was sent"
             served.model.go.set()
             assert first.result().status_code == second.result().status_code == 200
         assert served.ask("Hello").status_code == 200
+
+
+def answer_to_a_head(served: Served) -> str:
+    """What a server says to a request whose body is still to come."""
+    with socket.create_connection(served.address, 30) as wire:
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n"
+        wire.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode())
+        got = b""
+        while not got.endswith(b"}") and (piece := wire.recv(65536)):
+            got += piece
+        return got.decode()
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -146,7 +146,7 @@ def test_a_client_may_leave_in_the_queue_while_its_prompt_is_read_and_while_it_i
             wires.enter_context(server.half_asked(f"{PROMPT} {text}", stream=streams, **more))
             wait_for_open(server, place + 1)
         stays = pool.submit(post, server, 0, **more)
-        wait_for_open(server, 4)
+        assert server.line() == "reads"
         wires.close()  # the three leave; the fourth is answered
         assert end_of(stays.result()) == "length"
     assert server.line() == "left decode prefill queue"

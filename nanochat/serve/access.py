@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nanochat.errors import UserError
-from nanochat.serve.errors import ApiError, HostRefused, KeyRefused, TooFast
+from nanochat.serve.errors import ApiError, HostRefused, KeyRefused, Overloaded, TooFast
 
 # Answered without a key: the page, what it shows before a key is typed in, and probes.
 OPEN = {"/", "/health", "/livez", "/readyz", "/startupz", "/stats"}
@@ -135,11 +135,13 @@ class Gate:
         keys: dict[str, str],
         rates: Rates,
         refused: Callable[[str], None],
+        check_room: Callable[[], None],
     ) -> None:
-        """`hosts` None: any name will do. `refused` is told the code of each refusal for its rate,
-        to be counted."""
+        """`hosts` None: any name will do. `check_room` raises Overloaded where there is none: who
+        can't be answered is told before anything is read. `refused` is told the code of each
+        refusal for its rate or for want of room, to be counted."""
         self.app, self.hosts, self.keys, self.rates = app, hosts, keys, rates
-        self.refused = refused
+        self.refused, self.check_room = refused, check_room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -157,9 +159,10 @@ class Gate:
             scope.setdefault("state", {})["who"] = who
             if scope["method"] == "POST":
                 self.rates.check(who)
+                self.check_room()
         except ApiError as error:
-            if isinstance(error, TooFast):
-                self.refused(error.code or "too_fast")
+            if isinstance(error, TooFast | Overloaded):
+                self.refused(error.code or "refused")
             return await refuse(error, send)
         await self.app(scope, receive, send)
 

@@ -113,6 +113,7 @@ def add_middleware(app: FastAPI, settings: ServeSettings) -> None:
         keys=app.state.keys,
         rates=app.state.rates,
         refused=app.state.observer.metrics.refused,
+        check_room=app.state.thread.check_room,
     )
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)
