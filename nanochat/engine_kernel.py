@@ -32,7 +32,7 @@ from nanochat.errors import UserError
 from nanochat.gpt import GATE_CHANNELS, GPT, Block
 from nanochat.kv_cache import CacheView, KVCache
 from nanochat.paths import base_dir
-from nanochat.sampling import Sampling, broken_rows, sample
+from nanochat.sampling import Sampling, broken_rows, choose
 
 HERE = Path(__file__).parent
 SOURCES = (HERE / "engine_kernel.c", HERE / "engine_choice.c")
@@ -80,7 +80,7 @@ def next_tokens(
     if not fine:
         return [None] * len(dice)
     whole = logits if not broken else logits[fine]
-    drawn = iter(sample(whole, [samplings[row] for row in fine], [dice[row] for row in fine]))
+    drawn = iter(choose(whole, [samplings[row] for row in fine], [dice[row] for row in fine]))
     return [None if row in broken else next(drawn) for row in range(len(dice))]
 
 
@@ -226,7 +226,7 @@ class _Wish(ctypes.Structure):
 
 
 class EngineKernel:
-    """`scores` is what model(ids, cache=view, last_only=True)[:, 0] is; `choose` is `sample`."""
+    """`scores` is what model(ids, cache=view, last_only=True)[:, 0] is; `choose` is next_tokens."""
 
     def __init__(self, model: GPT, library: ctypes.CDLL, threads: int) -> None:
         library.kernel_open.restype, library.kernel_open.argtypes = POINTER, (POINTER, NUMBER)

@@ -1,7 +1,7 @@
 """Turn scores into a next token, for many rows at once, each with its own settings and dice.
 
 Called by engine.py once per step. Read: Sampling -> distribution -> keep_top_k -> keep_top_p ->
-draw -> sample -> narrow. B batch (rows), V vocabulary.
+draw -> sample -> choose -> narrow. B batch (rows), V vocabulary.
 """
 
 import math
@@ -134,6 +134,11 @@ def sample(logits: Tensor, samplings: Sequence[Sampling], dice: Sequence[float])
     """Scores (B, V), settings and a number in [0, 1) for each row -> B token ids."""
     if broken_rows(logits):
         raise BrokenScores(BROKEN)
+    return choose(logits, samplings, dice)
+
+
+def choose(logits: Tensor, samplings: Sequence[Sampling], dice: Sequence[float]) -> list[int]:
+    """As `sample`, where somebody has looked already whether the scores are finite."""
     if all(s.temperature == 0 for s in samplings):
         return logits.argmax(-1).tolist()
     if logits.device.type == "mps":  # it has no 64-bit floats
