@@ -59,6 +59,8 @@ class Request:
     read: int = 0  # tokens of its prompt that the row holds
     turn: int = 0  # tokens written since its last turn began
     began: float | None = None  # when its first turn did, on the scheduler's clock
+    first_at: float | None = None  # when its first token was written, on the same clock
+    last_at: float | None = None  # and its newest
 
     @property
     def tokens(self) -> list[int]:
@@ -307,6 +309,8 @@ class Scheduler:
             event = request.watch(event)
             answer.finish_reason = event.finish_reason
         request.turn += 1
+        request.last_at = self.clock()
+        request.first_at = request.last_at if request.first_at is None else request.first_at
         request.listener.token()
         chosen: Chance | None = None
         others: tuple[Chance, ...] = ()

@@ -14,6 +14,7 @@ from nanochat.scheduler import Deaf, SchedulerSettings, Written
 from nanochat.serve import engine_thread
 from nanochat.serve.engine_thread import EngineThread, Wish
 from nanochat.serve.errors import ApiError, EngineFailed, Stopping, TooLate
+from nanochat.serve.replies import ChatReply
 
 PROMPT = [byte_tokenizer().special("bos"), 65, 66]
 
@@ -155,3 +156,18 @@ def test_a_place_that_an_answer_left_too_late_counts_as_freed():
         assert await ends(thread, wish(3), wish(3)) == [TooLate, TooLate]
 
     assert len(with_thread(work).rate.ends) == 2
+
+
+def test_the_speed_line_tells_when_tokens_were_written_not_when_they_were_heard_of():
+    async def work(thread: EngineThread) -> None:
+        tickets = thread.submit([wish(5)])
+        reply = ChatReply("m", tickets, byte_tokenizer(), len(PROMPT))
+        async for ticket, written in tickets.written():
+            reply.collect(ticket, written)
+        request = next(iter(tickets)).request
+        assert request.first_at is not None and request.last_at is not None
+        assert request.first_at < request.last_at
+        request.first_at, request.last_at = 10.0, 12.0
+        assert reply.summary()["timings"]["tokens_per_s"] == 2.0  # four after the first, 2 s
+
+    with_thread(work)

@@ -29,8 +29,6 @@ class Choice:
         self.kind, self.held = "text", ""  # a call or a result that is not complete yet
         self.message: Json = {"role": "assistant", "content": ""}
         self.tokens = 0
-        self.first_at: float | None = None  # time.monotonic() of the first token
-        self.last_at: float | None = None
         self.stop_detail: str | None = None  # the engine's word: stop, length or context
         self.logprobs: list[Json] = []
         self.unsent: list[Json] = []  # of tokens whose text was not complete yet
@@ -39,9 +37,6 @@ class Choice:
         """What this token adds to the answer: often one delta, none inside a call."""
         event = written.event
         self.tokens += 1
-        self.last_at = time.monotonic()
-        if self.first_at is None:
-            self.first_at = self.last_at
         found = [] if event.kind == self.kind else self.flush()
         self.kind = event.kind
         if event.kind != "text":
@@ -157,9 +152,11 @@ class Reply:
         now, first = time.monotonic(), self.choices[0]
         ticket = first.ticket
         written = self.written()
-        began = min((c.first_at for c in self.choices if c.first_at is not None), default=now)
+        # When tokens were written, not when this thread came to hear of them, several at once.
+        asked = [choice.ticket.request for choice in self.choices]
+        began = min((r.first_at for r in asked if r.first_at is not None), default=now)
         queued_s = (ticket.request.began or now) - ticket.submitted_at
-        spent_s = max((c.last_at or now) for c in self.choices) - began
+        spent_s = max(r.last_at or now for r in asked) - began
         return {
             "usage": {
                 "prompt_tokens": self.prompt_tokens,
